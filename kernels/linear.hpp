@@ -1,0 +1,24 @@
+// Matrix products with a weight [O, K] (y = x W^T), and their gradients.
+#pragma once
+
+#include "tensor/context.hpp"
+
+namespace photon {
+
+// Whether an op's result replaces what the output holds or is added to it.
+enum class Write { replace, accumulate };
+
+// y[n, o] (+)= sum_k x[n, k] * w[o, k].   x [N, K], w [O, K], y [N, O]; x and y may have row strides.
+// Deterministic: the bits of y[n] depend on x[n] and w alone. N = 0 is allowed.
+void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
+                    Write write = Write::replace);
+
+// dx[n, k] (+)= sum_o dy[n, o] * w[o, k].   dy [N, O], dx [N, K]
+void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w, const TensorView& dx,
+                           Write write = Write::replace);
+
+// dw[o, k] (+)= sum_n dy[n, o] * x[n, k].   dw [O, K] contiguous. Gradients of weights accumulate by default.
+void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x, const TensorView& dw,
+                            Write write = Write::accumulate);
+
+}  // namespace photon

@@ -1,0 +1,20 @@
+// The recursive loss: how far a decoder's reconstruction is from the encoder's state.
+#pragma once
+
+#include "tensor/context.hpp"
+
+namespace photon {
+
+enum class Distance { cosine, smooth_l1, mse };
+
+// Sum over the units u with mask[u] != 0 (all when empty) of d(y[u], x[u]); in double, in ascending order.
+//   cosine: 1 - y.x / max(|y| |x|, 1e-12)     smooth_l1 (beta 1) and mse: the mean over the width.
+//   y, x [U, D] (row strides allowed), mask [U] u8 or empty.
+double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                        const ConstTensorView& mask);
+
+// dy += scale * d(sum)/dy; dx likewise unless empty (the stopped gradient).
+void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                       const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx);
+
+}  // namespace photon

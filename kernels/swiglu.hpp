@@ -1,0 +1,15 @@
+// SwiGLU's elementwise half: the products with gate, up and down are linear ops.
+#pragma once
+
+#include "tensor/context.hpp"
+
+namespace photon {
+
+// out[n, f] = silu(gate[n, f]) * up[n, f], silu(x) = x / (1 + exp(-x)). gate_up [N, 2F] = [gate | up], out [N, F].
+void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const TensorView& out);
+
+// dgate_up [N, 2F] is replaced and may alias gate_up.
+void swiglu_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& gate_up,
+                     const TensorView& dgate_up);
+
+}  // namespace photon

@@ -1,0 +1,22 @@
+// Model FLOPs: 2 per multiply-add of every matrix product, attention at half the square, each level at its own rate.
+#pragma once
+
+#include <cstdint>
+
+#include "config/model_config.hpp"
+
+namespace photon {
+
+// Forward FLOPs of one sequence of `tokens` tokens, by part.
+struct ForwardFlops {
+  double encoders = 0;  // chunkers included
+  double decoders = 0;  // converters included
+  double head = 0;
+  double total() const { return encoders + decoders + head; }
+};
+ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens);
+
+// Forward and backward of one sequence: three times the forward.
+double training_flops(const ModelConfig& config, std::int64_t tokens);
+
+}  // namespace photon

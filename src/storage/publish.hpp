@@ -1,0 +1,39 @@
+// One way to make bytes last: write beside, checksum, fsync, rename, publish last; never update in place.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace photon {
+
+// Named points in the protocol where tests kill the process: when PHOTON_FAULT=<point>[:<count>] is set, the count-th arrival
+// (default 1) at `point` ends the process by SIGKILL. A point of the form "enospc@<point>" throws the disk-full error instead.
+void fault_point(std::string_view point);
+
+// fsync of a file or folder. Errors: Error with path and reason.
+void sync_path(const std::filesystem::path& path);
+
+// Writes `bytes` to `path` so that at every instant the path holds either what it held before or all of `bytes`: temporary
+// file beside it, fsync, rename, fsync of the folder. Fault points: "<label>.write", "<label>.rename", "<label>.done".
+void publish_file(const std::filesystem::path& path, std::string_view bytes, std::string_view label);
+
+// Publishes a finished temporary file or folder under its final name: fsync of all it holds, rename, fsync of the parent.
+// An existing folder at `to` is an Error; an existing file is replaced.
+void publish_path(const std::filesystem::path& from, const std::filesystem::path& to, std::string_view label);
+
+// Renames `path` to a trash name beside it, then deletes that: a crash leaves either all of it or none under its name.
+void remove_published(const std::filesystem::path& path);
+
+// Free bytes of the file system that holds `path` (or its nearest existing parent).
+std::uint64_t free_bytes(const std::filesystem::path& path);
+
+// 64-bit XXH3 of bytes, of a file; as 16 hexadecimal digits.
+std::uint64_t checksum(const void* data, std::uint64_t bytes);
+std::uint64_t checksum_file(const std::filesystem::path& path);
+std::string checksum_text(std::uint64_t value);
+
+std::string read_text_file(const std::filesystem::path& path);  // Errors: InputError when it cannot be read
+
+}  // namespace photon

@@ -1,0 +1,41 @@
+// GPUs behind plain functions: no CUDA type appears here, so every room may include it. A build without CUDA links bodies
+// that throw NotConfigured (device.stub.cpp); with CUDA, device.device.cpp.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "tensor/view.hpp"
+
+namespace photon {
+
+// A queue of device work, in order. The null stream value means the host: work is done when the call returns.
+class Stream {
+ public:
+  Stream() = default;
+  explicit Stream(void* handle) : handle_(handle) {}
+  void* handle() const { return handle_; }  // a cudaStream_t
+
+ private:
+  void* handle_ = nullptr;
+};
+
+namespace device {
+
+int count();                                     // GPUs this process sees; 0 without CUDA, never throws
+std::string name(int index);                     // e.g. "NVIDIA H100 80GB HBM3"
+void use(int index);                             // makes this GPU the process's current one
+void* allocate(std::int64_t bytes, const std::string& what);  // zero-filled
+void release(void* data) noexcept;
+void fill_bytes(void* data, int value, std::int64_t bytes);
+Stream make_stream();
+void destroy_stream(Stream stream) noexcept;
+void synchronize(Stream stream);
+
+}  // namespace device
+
+// Copies between views of equal shape and dtype in any spaces; strides allowed on the host and, for rank <= 2, on the
+// device. Returns when the destination may be read on the host.
+void copy(const ConstTensorView& from, const TensorView& to);
+
+}  // namespace photon
