@@ -25,7 +25,7 @@ bool operator==(const LevelConfig& a, const LevelConfig& b) {
 bool operator==(const ModelConfig& a, const ModelConfig& b) {
   return a.type == b.type && a.vocab_size == b.vocab_size && a.dim == b.dim && a.tie_embeddings == b.tie_embeddings &&
          a.lookback == b.lookback && a.norm_eps == b.norm_eps && a.max_length == b.max_length &&
-         a.tokenizer == b.tokenizer && a.levels == b.levels && a.stack == b.stack;
+         a.tokenizer == b.tokenizer && a.start_token == b.start_token && a.levels == b.levels && a.stack == b.stack;
 }
 
 }  // namespace photon

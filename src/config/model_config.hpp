@@ -37,6 +37,9 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   std::int64_t max_length = 0;  // tokens; 0 = no limit
   std::string tokenizer;        // "byte", or the name of the tokenizer's file beside config.json
+  // Vanilla: what stands before the first token where no tokenizer says it (an imported model); -1 = the tokenizer's bos, or
+  // its eos where it has none. Written to config.json only when >= 0.
+  std::int64_t start_token = -1;
   std::vector<LevelConfig> levels;  // photon; empty for vanilla
   StackConfig stack;                // vanilla; unused for photon
 

@@ -1,0 +1,79 @@
+// What every model offers the engines: losses and gradients of a batch, and teacher-forced states. No model knows of ranks.
+//
+// B sequences, T tokens each, L levels, D_l widths. logits[i] predicts token i itself.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "config/model_config.hpp"
+#include "model/parameters.hpp"
+#include "tensor/context.hpp"
+
+namespace photon {
+
+struct Batch {
+  ConstTensorView tokens;  // [B, T] i32, host
+  ConstTensorView mask;    // [B, T] u8, host, 1 where the token counts in the cross-entropy; empty = all count
+};
+
+// Factors of the sums below in the differentiated loss: ce * ce_sum + sum_l rec[l-1] * rec_sum[l-1].
+struct LossScales {
+  double ce = 0;
+  std::vector<double> rec;  // one for each level l = 1 .. L-1; empty for L < 2 and vanilla
+};
+
+struct LossSums {
+  double ce = 0;                 // sum of -log p over the counted tokens, nats
+  std::int64_t num_tokens = 0;   // counted tokens
+  std::vector<double> rec;       // sum of distances at level l = 1 .. L-1
+  std::vector<std::int64_t> num_units;  // units of the batch without padding, l = 1 .. L-1
+
+  LossSums& operator+=(const LossSums& other);
+};
+
+struct RecLossOptions {
+  RecLossOptions() = default;
+  enum class Kind { cosine, smooth_l1, mse } kind = Kind::cosine;
+  bool stop_gradient = true;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  const ModelConfig& config() const { return config_; }
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+  TensorView head_weight() const;  // [V, D_0]; the embedding when tied
+
+  // Adds the gradients of the scaled loss to `gradients` and returns the unscaled sums. The counts of a batch are known
+  // before: count_tokens() and unpadded_units().
+  virtual LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
+                                    const RecLossOptions& rec, Parameters& gradients) = 0;
+
+  // The same sums without gradients; token_loss [B, T] f32 (0 where masked) and argmax [B, T] i32 are filled unless empty.
+  virtual LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec, const TensorView& token_loss,
+                            const TensorView& argmax) = 0;
+
+  // Teacher-forced Y(0) [B, T, D_0]: what the head reads.
+  virtual Tensor hidden(const Context& ctx, const Batch& batch) = 0;
+
+ protected:
+  Model(const ModelConfig& config, Space space);
+
+  ModelConfig config_;
+  Parameters parameters_;
+};
+
+// Photon or Vanilla by config.type, with zero weights. `start_token`: what vanilla reads before the first token (bos, or eos
+// where the tokenizer has none); ignored by photon.
+std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token);
+
+// Tokens of the batch that count, and units of each level l = 1 .. L-1 that hold no padding in B sequences of T tokens.
+std::int64_t count_tokens(const Batch& batch);
+std::vector<std::int64_t> unpadded_units(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
+
+// Bytes of activations and scratch that forward_backward needs for B x T tokens: what the model's arena will take.
+std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
+
+}  // namespace photon

@@ -1,0 +1,56 @@
+#include "model/parameters.hpp"
+
+#include "support/random.hpp"
+
+namespace photon {
+namespace {
+
+Shape shape_of(const ParameterSpec& spec) {
+  return spec.shape.size() == 1 ? Shape{spec.shape[0]} : Shape{spec.shape[0], spec.shape[1]};
+}
+
+}  // namespace
+
+Parameters::Parameters(const ModelConfig& config, Space space, const std::string& what)
+    : specs_(photon::parameters(config)), buffer_(space, DType::f32, {flat_size(specs_)}, what) {
+  for (std::size_t i = 0; i < specs_.size(); ++i) index_[specs_[i].name] = i;
+}
+
+const ParameterSpec& Parameters::spec(const std::string& name) const {
+  const auto found = index_.find(name);
+  PHOTON_EXPECT(found != index_.end(), "no parameter named {}", name);
+  return specs_[found->second];
+}
+
+TensorView Parameters::view(const std::string& name) const {
+  const ParameterSpec& s = spec(name);
+  return flat().slice(0, s.offset, s.numel()).reshape(shape_of(s));
+}
+
+TensorView Parameters::fused(const std::string& first, const std::string& last) const {
+  const ParameterSpec& a = spec(first);
+  const ParameterSpec& b = spec(last);
+  const std::int64_t columns = a.shape.back();
+  const std::int64_t count = b.offset + b.numel() - a.offset;
+  PHOTON_EXPECT(b.shape.back() == columns && count % columns == 0, "{} .. {} is no matrix of {} columns", first, last, columns);
+  std::int64_t parts = 0;
+  for (std::size_t i = index_.at(first); i <= index_.at(last); ++i) parts += specs_[i].numel();
+  PHOTON_EXPECT(parts == count, "{} .. {} has gaps", first, last);
+  return flat().slice(0, a.offset, count).reshape({count / columns, columns});
+}
+
+void initialize(Parameters& parameters, std::uint64_t seed) {
+  for (const ParameterSpec& spec : parameters.specs()) {
+    auto* const values = parameters.view(spec.name).host<float>();
+    const std::uint64_t stream = hash_name(spec.name);
+    const std::int64_t n = spec.numel();
+#pragma omp parallel for schedule(static)
+    for (std::int64_t i = 0; i < n; ++i) {
+      double value = spec.init_value;
+      if (spec.init_std > 0) value += spec.init_std * random_normal(seed, stream, static_cast<std::uint64_t>(i));
+      values[i] = static_cast<float>(value);
+    }
+  }
+}
+
+}  // namespace photon
