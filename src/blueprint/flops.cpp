@@ -40,6 +40,8 @@ ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens) {
   return flops;
 }
 
-double training_flops(const ModelConfig& config, std::int64_t tokens) { return 3 * forward_flops(config, tokens).total(); }
+double training_flops(const ModelConfig& config, std::int64_t tokens) {
+  return 3 * forward_flops(config, tokens).total();
+}
 
 }  // namespace photon

@@ -1,5 +1,5 @@
-// Every parameter of a model as a value: name, shape, initial distribution, place in the flat buffers. The model allocates
-// from it, checkpoints name tensors by it, the partition counts from it.
+// Every parameter of a model as a value: name, shape, initial distribution, place in the flat buffers. The model
+// allocates from it, checkpoints name tensors by it, the partition counts from it.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,9 @@ struct ParameterSpec {
   std::int64_t numel() const;
 };
 
-// All parameters in the order of the flat buffers. q_proj, k_proj and v_proj of a layer lie gap-free behind each other, so
-// do gate_proj and up_proj: each such run is one matrix product. Other starts are aligned to `parameter_alignment` elements.
+// All parameters in the order of the flat buffers. q_proj, k_proj and v_proj of a layer lie gap-free behind each other,
+// so do gate_proj and up_proj: each such run is one matrix product. Other starts are aligned to `parameter_alignment`
+// elements.
 std::vector<ParameterSpec> parameters(const ModelConfig& config);
 inline constexpr std::int64_t parameter_alignment = 64;  // elements
 
@@ -30,7 +31,8 @@ inline constexpr std::int64_t parameter_alignment = 64;  // elements
 std::int64_t flat_size(const std::vector<ParameterSpec>& specs);
 std::int64_t num_parameters(const ModelConfig& config);
 
-// Names of a stack's tensors below `prefix`, e.g. "levels.0.encoder." -> "levels.0.encoder.layers.3.attn.q_proj.weight".
+// Names of a stack's tensors below `prefix`, e.g. "levels.0.encoder." ->
+// "levels.0.encoder.layers.3.attn.q_proj.weight".
 struct LayerNames {
   std::string attn_norm, q_proj, k_proj, v_proj, o_proj, mlp_norm, gate_proj, up_proj, down_proj;
 };

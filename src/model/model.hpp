@@ -1,4 +1,5 @@
-// What every model offers the engines: losses and gradients of a batch, and teacher-forced states. No model knows of ranks.
+// What every model offers the engines: losses and gradients of a batch, and teacher-forced states. No model knows of
+// ranks.
 //
 // B sequences, T tokens each, L levels, D_l widths. logits[i] predicts token i itself.
 #pragma once
@@ -24,9 +25,9 @@ struct LossScales {
 };
 
 struct LossSums {
-  double ce = 0;                 // sum of -log p over the counted tokens, nats
-  std::int64_t num_tokens = 0;   // counted tokens
-  std::vector<double> rec;       // sum of distances at level l = 1 .. L-1
+  double ce = 0;                        // sum of -log p over the counted tokens, nats
+  std::int64_t num_tokens = 0;          // counted tokens
+  std::vector<double> rec;              // sum of distances at level l = 1 .. L-1
   std::vector<std::int64_t> num_units;  // units of the batch without padding, l = 1 .. L-1
 
   LossSums& operator+=(const LossSums& other);
@@ -51,9 +52,10 @@ class Model {
   virtual LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
                                     const RecLossOptions& rec, Parameters& gradients) = 0;
 
-  // The same sums without gradients; token_loss [B, T] f32 (0 where masked) and argmax [B, T] i32 are filled unless empty.
-  virtual LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec, const TensorView& token_loss,
-                            const TensorView& argmax) = 0;
+  // The same sums without gradients; token_loss [B, T] f32 (0 where masked) and argmax [B, T] i32 are filled unless
+  // empty.
+  virtual LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec,
+                            const TensorView& token_loss, const TensorView& argmax) = 0;
 
   // Teacher-forced Y(0) [B, T, D_0]: what the head reads.
   virtual Tensor hidden(const Context& ctx, const Batch& batch) = 0;
@@ -65,8 +67,8 @@ class Model {
   Parameters parameters_;
 };
 
-// Photon or Vanilla by config.type, with zero weights. `start_token`: what vanilla reads before the first token (bos, or eos
-// where the tokenizer has none); ignored by photon.
+// Photon or Vanilla by config.type, with zero weights. `start_token`: what vanilla reads before the first token (bos,
+// or eos where the tokenizer has none); ignored by photon.
 std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token);
 
 // Tokens of the batch that count, and units of each level l = 1 .. L-1 that hold no padding in B sequences of T tokens.

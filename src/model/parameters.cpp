@@ -32,7 +32,8 @@ TensorView Parameters::fused(const std::string& first, const std::string& last) 
   const ParameterSpec& b = spec(last);
   const std::int64_t columns = a.shape.back();
   const std::int64_t count = b.offset + b.numel() - a.offset;
-  PHOTON_EXPECT(b.shape.back() == columns && count % columns == 0, "{} .. {} is no matrix of {} columns", first, last, columns);
+  PHOTON_EXPECT(b.shape.back() == columns && count % columns == 0, "{} .. {} is no matrix of {} columns", first, last,
+                columns);
   std::int64_t parts = 0;
   for (std::size_t i = index_.at(first); i <= index_.at(last); ++i) parts += specs_[i].numel();
   PHOTON_EXPECT(parts == count, "{} .. {} has gaps", first, last);

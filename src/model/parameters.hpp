@@ -22,7 +22,8 @@ class Parameters {
   // Errors: ContractError for an unknown name.
   TensorView view(const std::string& name) const;
   bool has(const std::string& name) const { return index_.count(name) != 0; }
-  // The run of matrices from `first` to `last` as one [sum of rows, in] matrix; they must lie gap-free behind each other.
+  // The run of matrices from `first` to `last` as one [sum of rows, in] matrix; they must lie gap-free behind each
+  // other.
   TensorView fused(const std::string& first, const std::string& last) const;
 
  private:

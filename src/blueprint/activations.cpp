@@ -1,0 +1,235 @@
+#include "blueprint/activations.hpp"
+
+#include <algorithm>
+
+namespace photon {
+namespace {
+
+// Follows an arena's bookkeeping without memory. The functions below walk through the model's allocations in its own
+// order.
+class Meter {
+ public:
+  void floats(std::int64_t elements) { take(arena_bytes(elements, 4)); }
+  void ints(std::int64_t elements) { take(arena_bytes(elements, 4)); }
+  void bytes(std::int64_t elements) { take(arena_bytes(elements, 1)); }
+  void take(std::int64_t size) {
+    used_ += size;
+    peak_ = std::max(peak_, used_);
+  }
+  // Room that is given back at once.
+  void touch(std::int64_t size) { peak_ = std::max(peak_, used_ + size); }
+  std::int64_t used() const { return used_; }
+  std::int64_t peak() const { return peak_; }
+  void rewind(std::int64_t mark) { used_ = mark; }
+
+ private:
+  std::int64_t used_ = 0;
+  std::int64_t peak_ = 0;
+};
+
+struct Widths {
+  std::int64_t d, kv, f, heads;  // D, 2 Hkv hd, F, Hq
+};
+
+Widths widths(const StackConfig& stack, std::int64_t width) {
+  return {width, 2 * stack.kv_heads * (width / stack.heads), stack.ffn, stack.heads};
+}
+
+// Stack::allocate_layer.
+void layer(Meter& meter, const Widths& w, AttentionKind kind, const StackShape& shape, bool trimmed, bool saving) {
+  const std::int64_t n = shape.rows();
+  const std::int64_t m = trimmed ? shape.output_rows() : n;
+  meter.floats(n * (trimmed ? w.kv : w.d + w.kv));
+  if (trimmed) meter.floats(m * w.d);
+  meter.floats(m * w.d);
+  meter.floats(m * w.d);
+  meter.floats(m * 2 * w.f);
+  if (!saving) return;
+  meter.floats(n);
+  meter.floats(m);
+  if (kind == AttentionKind::stream) meter.floats(shape.sequences * w.heads * shape.positions);
+}
+
+// Stack::project's gathering of output rows.
+void gather_rows(Meter& meter, const Widths& w, const StackShape& shape) {
+  const std::int64_t mark = meter.used();
+  meter.floats(shape.output_rows() * w.d);
+  meter.ints(shape.output_rows());
+  meter.rewind(mark);
+}
+
+}  // namespace
+
+std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size) {
+  return (elements * element_size + arena_alignment - 1) / arena_alignment * arena_alignment;
+}
+
+std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                               const StackShape& shape) {
+  Meter meter;
+  const Widths w = widths(stack, width);
+  for (std::int64_t i = 0; i < stack.layers; ++i) {
+    layer(meter, w, kind, shape, i + 1 == stack.layers && shape.trimmed(), true);
+    if (i > 0) meter.floats(shape.rows() * w.d);
+  }
+  meter.floats(shape.output_rows() * w.d);
+  meter.floats(shape.output_rows());
+  return meter.peak();
+}
+
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape) {
+  Meter meter;
+  const Widths w = widths(stack, width);
+  const std::int64_t n = shape.rows();
+  meter.floats(n * w.d);
+  meter.floats(n * w.d);
+  meter.floats(n * w.f);
+  meter.ints(n);
+  if (shape.trimmed()) gather_rows(meter, w, shape);
+  return meter.peak();
+}
+
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape) {
+  Meter meter;
+  const Widths w = widths(stack, width);
+  const std::int64_t n = shape.rows();
+  const std::int64_t m = shape.output_rows();
+  meter.floats(n * w.d);
+  meter.floats(n * w.d);
+  meter.floats(n * w.f);
+  meter.ints(n);
+  if (shape.trimmed()) meter.floats(m * w.d);
+  const std::int64_t base = meter.used();
+  for (std::int64_t i = 0; i < stack.layers; ++i) {
+    const bool trimmed = i + 1 == stack.layers && shape.trimmed();
+    meter.floats((trimmed ? m : n) * w.d);
+    meter.floats(n * (trimmed ? w.kv : w.d + w.kv));
+    if (trimmed) {
+      meter.floats(m * w.d);
+      meter.ints(m);
+      meter.floats(m * w.d);
+    }
+    meter.rewind(base);
+  }
+  return meter.peak();
+}
+
+std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                                   const StackShape& shape) {
+  Meter meter;
+  const Widths w = widths(stack, width);
+  const std::int64_t n = shape.rows();
+  meter.floats(n * w.d);
+  meter.floats(n * w.d);
+  meter.floats(n * w.f);
+  meter.floats(n * w.d);
+  meter.ints(n);
+  for (int i = 0; i < 3; ++i) meter.ints(shape.sequences);  // the cache's index, where there is one
+  const std::int64_t base = meter.used();
+  for (std::int64_t i = 0; i < stack.layers; ++i) {
+    const bool trimmed = i + 1 == stack.layers && shape.trimmed();
+    layer(meter, w, kind, shape, trimmed, false);
+    if (trimmed) gather_rows(meter, w, shape);
+    meter.rewind(base);
+  }
+  return meter.peak();
+}
+
+namespace {
+
+void saved_stack(Meter& meter, const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                 const StackShape& shape) {
+  meter.take(stack_saved_bytes(stack, width, kind, shape));
+  meter.touch(stack_forward_scratch_bytes(stack, width, shape));
+}
+
+std::int64_t vanilla_training_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
+  Meter meter;
+  const std::int64_t n = batch * tokens;
+  const StackShape shape{batch, tokens, tokens};
+  meter.ints(n);                 // inputs
+  meter.ints(n);                 // targets
+  meter.bytes(n);                // mask
+  meter.floats(n * config.dim);  // embeddings
+  meter.floats(n * config.dim);  // output
+  saved_stack(meter, config.stack, config.dim, AttentionKind::stream, shape);
+  meter.floats(n * config.dim);  // gradient of the output
+  meter.floats(n * config.dim);  // gradient of the embeddings
+  meter.touch(stack_backward_scratch_bytes(config.stack, config.dim, shape));
+  return meter.peak();
+}
+
+}  // namespace
+
+std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
+  if (config.type == ModelType::vanilla) return vanilla_training_bytes(config, batch, tokens);
+  const std::int64_t group = config.group_tokens();
+  const std::int64_t padded = (tokens + group - 1) / group * group;
+  const std::int64_t num_levels = config.num_levels();
+  const auto units = [&](std::int64_t l) { return batch * (padded / config.cumulative_chunk(l)); };
+  const auto level = [&](std::int64_t l) -> const LevelConfig& {
+    return config.levels[static_cast<std::size_t>(l - 1)];
+  };
+  const auto encoder_shape = [&](std::int64_t l) {
+    const std::int64_t m = padded / config.cumulative_chunk(l);
+    return StackShape{batch, m, m};
+  };
+  const auto decoder_shape = [&](std::int64_t l) {
+    return StackShape{units(l), config.decoder_positions(l), level(l).chunk};
+  };
+
+  Meter meter;
+  meter.ints(batch * padded);           // tokens
+  meter.bytes(batch * padded);          // mask
+  meter.floats(units(0) * config.dim);  // X(0)
+  for (std::int64_t l = 1; l <= num_levels; ++l) {
+    meter.floats(units(l) * config.width(l));  // A(l)
+    meter.floats(units(l) * config.width(l));  // X(l)
+    saved_stack(meter, level(l).encoder, config.width(l), AttentionKind::stream, encoder_shape(l));
+  }
+  meter.floats(units(num_levels) * config.width(num_levels));  // c(L)
+  for (std::int64_t l = num_levels; l >= 1; --l) {
+    const StackShape shape = decoder_shape(l);
+    const std::int64_t below = config.width(l - 1);
+    meter.floats(shape.rows() * below);                               // decoder rows
+    meter.floats(units(l - 1) * below);                               // Y(l-1)
+    meter.touch(arena_bytes(units(l) * level(l).prefix * below, 4));  // U(l)
+    saved_stack(meter, level(l).decoder, below, AttentionKind::group, shape);
+  }
+  for (std::int64_t l = 1; l < num_levels; ++l) meter.bytes(units(l));  // which units hold no padding
+  for (std::int64_t l = 0; l <= num_levels; ++l) meter.floats(units(l) * config.width(l));          // dX(l)
+  for (std::int64_t l = 1; l <= num_levels; ++l) meter.floats(units(l - 1) * config.width(l - 1));  // dY(l-1)
+  meter.floats(units(num_levels) * config.width(num_levels));                                       // dc(L)
+  const std::int64_t base = meter.used();
+  for (std::int64_t l = 1; l <= num_levels; ++l) {
+    const StackShape shape = decoder_shape(l);
+    meter.floats(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
+    meter.floats(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
+    meter.touch(stack_backward_scratch_bytes(level(l).decoder, config.width(l - 1), shape));
+    meter.rewind(base);
+  }
+  for (std::int64_t l = num_levels; l >= 1; --l) {
+    meter.floats(units(l) * config.width(l));  // dA(l)
+    meter.touch(stack_backward_scratch_bytes(level(l).encoder, config.width(l), encoder_shape(l)));
+    meter.rewind(base);
+  }
+  return meter.peak();
+}
+
+std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens) {
+  const auto kv = [](const StackConfig& stack, std::int64_t width, std::int64_t units) {
+    const std::int64_t kept = stack.window > 0 ? std::min(stack.window, units) : units;
+    return 4 * 2 * stack.layers * stack.kv_heads * (width / stack.heads) * kept;
+  };
+  if (config.type == ModelType::vanilla) return kv(config.stack, config.dim, max_tokens);
+  std::int64_t bytes = 4 * config.width(config.num_levels()) + 4 * config.lookback * config.dim;
+  for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
+    const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
+    const std::int64_t span = config.cumulative_chunk(l);
+    bytes += kv(level.encoder, level.dim, (max_tokens + span - 1) / span);
+    bytes += kv(level.decoder, config.width(l - 1), config.decoder_positions(l));
+  }
+  return bytes;
+}
+
+}  // namespace photon

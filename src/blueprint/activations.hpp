@@ -1,0 +1,44 @@
+// Memory of activations, workspaces and caches as pure functions of the configuration; the model allocates exactly this
+// (tests/model compares), the partition plans from it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "config/model_config.hpp"
+
+namespace photon {
+
+enum class AttentionKind { stream, group };
+
+// A stack's call: S sequences of N positions of which the last `outputs` leave it.
+struct StackShape {
+  std::int64_t sequences = 0;
+  std::int64_t positions = 0;
+  std::int64_t outputs = 0;
+
+  std::int64_t rows() const { return sequences * positions; }       // n
+  std::int64_t output_rows() const { return sequences * outputs; }  // m
+  bool trimmed() const { return outputs < positions; }              // in the last layer
+};
+
+// Bytes in an arena (each allocation rounded up to its alignment, 256).
+inline constexpr std::int64_t arena_alignment = 256;
+std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size);
+
+std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                               const StackShape& shape);
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape);
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape);
+// Scratch of a forward pass that saves nothing: one layer's activations besides.
+std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                                   const StackShape& shape);
+
+// Everything forward_backward takes from the model's arena for B sequences of T tokens.
+std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
+
+// Caches of one slot of `max_tokens` tokens in incremental decoding: encoder (ring where windowed) and start-up
+// latents.
+std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens);
+
+}  // namespace photon

@@ -1,0 +1,51 @@
+#include "model/model.hpp"
+
+#include "blueprint/activations.hpp"
+#include "model/photon_model.hpp"
+#include "model/vanilla_model.hpp"
+
+namespace photon {
+
+LossSums& LossSums::operator+=(const LossSums& other) {
+  ce += other.ce;
+  num_tokens += other.num_tokens;
+  rec.resize(std::max(rec.size(), other.rec.size()));
+  num_units.resize(rec.size());
+  for (std::size_t i = 0; i < other.rec.size(); ++i) {
+    rec[i] += other.rec[i];
+    num_units[i] += other.num_units[i];
+  }
+  return *this;
+}
+
+Model::Model(const ModelConfig& config, Space space) : config_(config), parameters_(config, space) {}
+
+TensorView Model::head_weight() const {
+  if (!config_.tie_embeddings) return parameters_.view("lm_head.weight");
+  return parameters_.view(config_.type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight");
+}
+
+std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token) {
+  if (config.type == ModelType::vanilla) return std::make_unique<VanillaModel>(config, space, start_token);
+  return std::make_unique<PhotonModel>(config, space);
+}
+
+std::int64_t count_tokens(const Batch& batch) {
+  if (!batch.mask) return batch.tokens.numel();
+  const auto* const mask = batch.mask.host<std::uint8_t>();
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < batch.mask.numel(); ++i) count += mask[i] != 0;
+  return count;
+}
+
+std::vector<std::int64_t> unpadded_units(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
+  std::vector<std::int64_t> units;
+  for (std::int64_t l = 1; l < config.num_levels(); ++l) units.push_back(batch * (tokens / config.cumulative_chunk(l)));
+  return units;
+}
+
+std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
+  return training_activation_bytes(config, batch, tokens);
+}
+
+}  // namespace photon

@@ -1,0 +1,78 @@
+// PHOTON: encoders fold tokens into units level by level, local decoders render them back (docs/model.md).
+#pragma once
+
+#include <vector>
+
+#include "kernels/rec_loss.hpp"
+#include "model/model.hpp"
+#include "model/stack.hpp"
+
+namespace photon {
+
+// The modules of one level l and views of their tensors.
+struct LevelModules {
+  Stack encoder;  // width D_l
+  Stack decoder;  // width D_{l-1}
+};
+struct LevelTensors {
+  TensorView chunker;    // [D_l, C_l D_{l-1}]
+  TensorView converter;  // [R_l D_{l-1}, D_l]
+  StackTensors encoder;
+  StackTensors decoder;
+};
+struct PhotonTensors {
+  TensorView embed;         // [V, D_0]
+  TensorView start_latent;  // [D_L]
+  TensorView head;          // [V, D_0]
+  std::vector<LevelTensors> levels;
+};
+
+class PhotonModel : public Model {
+ public:
+  PhotonModel(const ModelConfig& config, Space space);
+
+  LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales, const RecLossOptions& rec,
+                            Parameters& gradients) override;
+  LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec, const TensorView& token_loss,
+                    const TensorView& argmax) override;
+  Tensor hidden(const Context& ctx, const Batch& batch) override;
+
+  // States of a teacher-forced pass: X(l) [B, M_l, D_l] for l = 0 .. L and Y(l) for l = 0 .. L-1, padded length.
+  struct States {
+    std::vector<Tensor> x;
+    std::vector<Tensor> y;
+  };
+  States states(const Context& ctx, const Batch& batch);
+
+  // What the incremental decoder and RecGen's likelihood are made of. Shapes as in the names above; G groups.
+  LevelModules& level(std::int64_t l) { return modules_[static_cast<std::size_t>(l - 1)]; }
+  const PhotonTensors& tensors() const { return tensors_; }
+  PhotonTensors bind(const Parameters& parameters) const;
+  // The level-l decoder over whole groups, without saving: c [G, D_l], content [B, M C_l, D_{l-1}] with G = B M ->
+  // y [G, C_l, D_{l-1}]. Scratch comes from `arena`.
+  void decode_groups(const Context& ctx, Arena& arena, std::int64_t l, const ConstTensorView& c,
+                     const ConstTensorView& content, const TensorView& y);
+  std::int64_t decode_groups_bytes(std::int64_t l, std::int64_t groups) const;
+
+ private:
+  struct Padded;  // the batch on whole groups
+  Padded pad(Arena& arena, const Batch& batch) const;
+  // The teacher-forced pass without saving; arena memory.
+  struct Pass;
+  Pass run(const Context& ctx, const Batch& batch);
+  std::int64_t inference_bytes(std::int64_t batch, std::int64_t tokens) const;
+  double rec_sum(const Context& ctx, Distance distance, std::int64_t l, const ConstTensorView& y,
+                 const ConstTensorView& x, const ConstTensorView& mask) const;
+
+  std::vector<LevelModules> modules_;
+  PhotonTensors tensors_;
+  Arena arena_;
+};
+
+// An arena of at least `bytes`: the old one where it is large enough.
+void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* what);
+
+// The padded tokens of a batch on whole groups: [B, T'] i32, pad positions hold token 0.
+std::int64_t padded_length(const ModelConfig& config, std::int64_t tokens);
+
+}  // namespace photon

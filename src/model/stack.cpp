@@ -1,0 +1,375 @@
+#include "model/stack.hpp"
+
+#include <algorithm>
+
+#include "kernels/attention.hpp"
+#include "kernels/cache_attention.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/group_attention.hpp"
+#include "kernels/linear.hpp"
+#include "kernels/norm.hpp"
+#include "kernels/swiglu.hpp"
+
+namespace photon {
+namespace {
+
+TensorView floats(Arena& arena, const Shape& shape) {
+  return arena.allocate(DType::f32, shape);
+}
+
+// [n, H*hd] -> [S, N, H, hd]
+TensorView heads(const TensorView& x, std::int64_t sequences, std::int64_t num_heads) {
+  return x.split(1, num_heads).split(0, sequences);
+}
+
+// The last `outputs` positions of [S*N, D] as a strided [S, outputs, D].
+template <bool Const>
+BasicView<Const> output_rows(const BasicView<Const>& x, const StackShape& shape) {
+  return x.split(0, shape.sequences).slice(1, shape.positions - shape.outputs, shape.outputs);
+}
+
+// The positions [n] of the output rows, gathered: [m].
+TensorView output_positions(Arena& arena, const StackShape& shape, const ConstTensorView& positions) {
+  const TensorView gathered = arena.allocate(DType::i32, {shape.output_rows()});
+  copy(output_rows(positions, shape), gathered.split(0, shape.sequences));
+  return gathered;
+}
+
+// Position of every row: first[s] + index, for the last `count` of `positions` in each sequence.
+std::vector<std::int32_t> row_positions(const StackShape& shape, std::int64_t count,
+                                        std::span<const std::int32_t> first) {
+  std::vector<std::int32_t> positions;
+  positions.reserve(static_cast<std::size_t>(shape.sequences * count));
+  for (std::int64_t s = 0; s < shape.sequences; ++s) {
+    const std::int64_t start = first.empty() ? 0 : first[static_cast<std::size_t>(s)];
+    for (std::int64_t i = shape.positions - count; i < shape.positions; ++i) {
+      positions.push_back(static_cast<std::int32_t>(start + i));
+    }
+  }
+  return positions;
+}
+
+}  // namespace
+
+TensorView upload(Arena& arena, std::span<const std::int32_t> values) {
+  const auto count = static_cast<std::int64_t>(values.size());
+  const TensorView view = arena.allocate(DType::i32, {count});
+  copy(host_view(values.data(), {count}), view);
+  return view;
+}
+
+Stack::Stack(const StackConfig& config, std::int64_t width, double norm_eps, AttentionKind kind, std::string prefix,
+             bool vanilla)
+    : config_(config),
+      width_(width),
+      norm_eps_(norm_eps),
+      kind_(kind),
+      prefix_(std::move(prefix)),
+      vanilla_(vanilla),
+      rope_(width / config.heads, config.rope_theta) {}
+
+StackTensors Stack::bind(const Parameters& parameters) const {
+  StackTensors tensors;
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    const LayerNames n = layer_names(prefix_, i, vanilla_);
+    tensors.layers.push_back({parameters.view(n.attn_norm), parameters.fused(n.q_proj, n.v_proj),
+                              parameters.view(n.o_proj), parameters.view(n.mlp_norm),
+                              parameters.fused(n.gate_proj, n.up_proj), parameters.view(n.down_proj)});
+  }
+  tensors.norm = parameters.view(prefix_ + "norm.weight");
+  return tensors;
+}
+
+StackShape Stack::shape_of(const ConstTensorView& x, const TensorView& out) const {
+  PHOTON_EXPECT(x.rank() == 3 && x.contiguous() && x.size(2) == width_, "a stack's input is {}", x.shape().str());
+  PHOTON_EXPECT(out.rank() == 3 && out.contiguous() && out.size(0) == x.size(0) && out.size(1) >= 1 &&
+                    out.size(1) <= x.size(1) && out.size(2) == width_,
+                "a stack's output is {} for {}", out.shape().str(), x.shape().str());
+  return {x.size(0), x.size(1), out.size(1)};
+}
+
+Stack::LayerSaved Stack::allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving) const {
+  const std::int64_t n = shape.rows();
+  const std::int64_t m = trimmed ? shape.output_rows() : n;
+  const std::int64_t kv = 2 * config_.kv_heads * head_width();
+  LayerSaved layer;
+  layer.qkv = floats(arena, {n, trimmed ? kv : width_ + kv});
+  if (trimmed) layer.q = floats(arena, {m, width_});
+  layer.attn = floats(arena, {m, width_});
+  layer.mid = floats(arena, {m, width_});
+  layer.gate_up = floats(arena, {m, 2 * config_.ffn});
+  if (saving) {
+    layer.rstd1 = floats(arena, {n});
+    layer.rstd2 = floats(arena, {m});
+    if (kind_ == AttentionKind::stream) layer.lse = floats(arena, {shape.sequences, config_.heads, shape.positions});
+  }
+  return layer;
+}
+
+void Stack::project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
+                    const TensorView& h, const ConstTensorView& positions, const LayerSaved& layer) const {
+  const std::int64_t kv_heads = config_.kv_heads;
+  const std::int64_t hd = head_width();
+  if (!trimmed) {
+    linear_forward(ctx, h, w.qkv, layer.qkv);
+    const TensorView qk = layer.qkv.slice(1, 0, width_ + kv_heads * hd).split(1, config_.heads + kv_heads);
+    rope(ctx, rope_, positions, qk, Rotation::forward);
+    return;
+  }
+  linear_forward(ctx, h, w.qkv.slice(0, width_, 2 * kv_heads * hd), layer.qkv);
+  rope(ctx, rope_, positions, layer.qkv.slice(1, 0, kv_heads * hd).split(1, kv_heads), Rotation::forward);
+
+  const ArenaScope scope(arena);
+  const TensorView rows = floats(arena, {shape.output_rows(), width_});
+  copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
+  linear_forward(ctx, rows, w.qkv.slice(0, 0, width_), layer.q);
+  rope(ctx, rope_, output_positions(arena, shape, positions), layer.q.split(1, config_.heads), Rotation::forward);
+}
+
+void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
+                   const CacheUse& use, const CacheIndex& where) const {
+  const std::int64_t s = shape.sequences;
+  const std::int64_t hkv = config_.kv_heads;
+  const std::int64_t kv_width = hkv * head_width();
+  const bool trimmed = static_cast<bool>(layer.q);
+  const TensorView q = heads(trimmed ? layer.q : layer.qkv.slice(1, 0, width_), s, config_.heads);
+  const std::int64_t kv_begin = trimmed ? 0 : width_;
+  const TensorView k = heads(layer.qkv.slice(1, kv_begin, kv_width), s, hkv);
+  const TensorView v = heads(layer.qkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
+  const TensorView out = heads(layer.attn, s, config_.heads);
+
+  if (use.cache != nullptr && use.lengths.empty()) {
+    const TensorView cache_k = use.cache->k[index];
+    const TensorView cache_v = use.cache->v[index];
+    cache_append(ctx, k, v, where.slots, where.first, cache_k, cache_v);
+    cache_attention(ctx, q, cache_k, cache_v, where.slots, trimmed ? where.output_first : where.first, config_.window,
+                    out);
+    return;
+  }
+  if (kind_ == AttentionKind::group) {
+    group_attention_forward(ctx, q, k, v, out);
+    return;
+  }
+  PHOTON_EXPECT(!trimmed, "a trimmed stream of {} positions", shape.positions);
+  stream_attention_forward(ctx, q, k, v, config_.window, out, layer.lse);
+  for (std::size_t row = 0; row < use.lengths.size(); ++row) {
+    if (use.lengths[row] == 0) continue;
+    // Sequence by sequence: what pads a shorter one must not enter a ring.
+    const auto r = static_cast<std::int64_t>(row);
+    cache_append(ctx, k.slice(0, r, 1).slice(1, 0, use.lengths[row]), v.slice(0, r, 1).slice(1, 0, use.lengths[row]),
+                 where.slots.slice(0, r, 1), where.first.slice(0, r, 1), use.cache->k[index], use.cache->v[index]);
+  }
+}
+
+Stack::CacheIndex Stack::upload_index(Arena& arena, const StackShape& shape, const CacheUse& use) const {
+  if (use.cache == nullptr) return {};
+  std::vector<std::int32_t> first(use.first.begin(), use.first.end());
+  first.resize(static_cast<std::size_t>(shape.sequences), 0);
+  std::vector<std::int32_t> output_first = first;
+  for (std::int32_t& f : output_first) f += static_cast<std::int32_t>(shape.positions - shape.outputs);
+  return {upload(arena, use.slots), upload(arena, first), upload(arena, output_first)};
+}
+
+void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
+                const TensorView& out, Saved* saved, const CacheUse& use) {
+  const StackShape shape = shape_of(x, out);
+  const std::int64_t n = shape.rows();
+  const std::size_t num_layers = weights.layers.size();
+  const bool saving = saved != nullptr;
+
+  std::int64_t num_positions = shape.positions;
+  for (const std::int32_t f : use.first) num_positions = std::max(num_positions, f + shape.positions);
+  rope_.reserve(ctx.space, num_positions);
+
+  if (saving) {
+    saved->shape = shape;
+    saved->input = x.reshape({n, width_});
+    for (std::size_t i = 0; i < num_layers; ++i) {
+      saved->layers.push_back(allocate_layer(arena, shape, i + 1 == num_layers && shape.trimmed(), true));
+      if (i > 0) saved->layers[i].x = floats(arena, {n, width_});
+    }
+    saved->last = floats(arena, {shape.output_rows(), width_});
+    saved->rstd = floats(arena, {shape.output_rows()});
+  }
+
+  const ArenaScope scope(arena);
+  const TensorView h_all = floats(arena, {n, width_});
+  const TensorView delta_all = floats(arena, {n, width_});
+  const TensorView act_all = floats(arena, {n, config_.ffn});
+  const TensorView carried = saving ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
+  const TensorView positions = upload(arena, row_positions(shape, shape.positions, use.first));
+  const CacheIndex where = upload_index(arena, shape, use);
+
+  ConstTensorView stream = x.reshape({n, width_});  // [n, D] the layer's input
+  for (std::size_t i = 0; i < num_layers; ++i) {
+    const LayerTensors& w = weights.layers[i];
+    const bool last = i + 1 == num_layers;
+    const bool trimmed = last && shape.trimmed();
+    const std::int64_t m = trimmed ? shape.output_rows() : n;
+    const ArenaScope layer_scope(arena);
+    const LayerSaved layer = saving ? saved->layers[i] : allocate_layer(arena, shape, trimmed, false);
+    if (i == 0) rms_norm_forward(ctx, stream, w.attn_norm, norm_eps_, h_all, layer.rstd1);
+
+    project(ctx, arena, w, shape, trimmed, h_all, positions, layer);
+    attend(ctx, shape, layer, i, use, where);
+
+    const TensorView delta = delta_all.slice(0, 0, m);
+    const TensorView h = h_all.slice(0, 0, m);
+    const TensorView act = act_all.slice(0, 0, m);
+    linear_forward(ctx, layer.attn, w.o, delta);
+    ConstTensorView residual = stream;
+    if (trimmed) {
+      copy_elements(ctx, output_rows(stream, shape), layer.mid.split(0, shape.sequences));
+      residual = layer.mid;
+    }
+    add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, layer.mid, h, layer.rstd2);
+    linear_forward(ctx, h, w.gate_up, layer.gate_up);
+    swiglu_forward(ctx, layer.gate_up, act);
+    linear_forward(ctx, act, w.down, delta);
+
+    if (last) {
+      add_rms_norm_forward(ctx, layer.mid, delta, weights.norm, norm_eps_, saving ? saved->last : layer.mid,
+                           out.reshape({m, width_}), saving ? saved->rstd : TensorView());
+    } else {
+      const TensorView next = saving ? saved->layers[i + 1].x : carried;
+      const TensorView next_rstd = saving ? saved->layers[i + 1].rstd1 : TensorView();
+      add_rms_norm_forward(ctx, layer.mid, delta, weights.layers[i + 1].attn_norm, norm_eps_, next, h_all, next_rstd);
+      stream = next;
+    }
+  }
+}
+
+Stack::Saved Stack::forward_saving(const Context& ctx, Arena& arena, const StackTensors& weights,
+                                   const ConstTensorView& x, const TensorView& out) {
+  Saved saved;
+  run(ctx, arena, weights, x, out, &saved, {});
+  return saved;
+}
+
+void Stack::forward(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
+                    const TensorView& out) {
+  run(ctx, arena, weights, x, out, nullptr, {});
+}
+
+void Stack::prefill(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
+                    KvCache& cache, std::span<const std::int32_t> slots, std::span<const std::int64_t> lengths,
+                    const TensorView& out) {
+  run(ctx, arena, weights, x, out, nullptr, {&cache, slots, {}, lengths});
+}
+
+void Stack::step(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
+                 KvCache& cache, std::span<const std::int32_t> slots, std::span<const std::int32_t> first,
+                 const TensorView& out) {
+  run(ctx, arena, weights, x, out, nullptr, {&cache, slots, first, {}});
+}
+
+KvCache Stack::make_cache(Space space, std::int64_t slots, std::int64_t capacity) const {
+  KvCache cache;
+  cache.capacity = capacity;
+  const Shape shape{slots, capacity, config_.kv_heads, head_width()};
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    cache.k.emplace_back(space, DType::f32, shape, "keys of " + prefix_);
+    cache.v.emplace_back(space, DType::f32, shape, "values of " + prefix_);
+  }
+  return cache;
+}
+
+void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
+                               const StackShape& shape, const LayerSaved& layer, const ConstTensorView& positions,
+                               const ConstTensorView& dattn, const TensorView& h, const TensorView& dh) const {
+  const ArenaScope scope(arena);
+  const std::int64_t s = shape.sequences;
+  const std::int64_t hkv = config_.kv_heads;
+  const std::int64_t kv_width = hkv * head_width();
+  const bool trimmed = static_cast<bool>(layer.q);
+  const std::int64_t kv_begin = trimmed ? 0 : width_;
+
+  const TensorView dqkv = floats(arena, layer.qkv.shape());
+  const TensorView dq_flat = trimmed ? floats(arena, layer.q.shape()) : dqkv.slice(1, 0, width_);
+  const TensorView q = heads(trimmed ? layer.q : layer.qkv.slice(1, 0, width_), s, config_.heads);
+  const TensorView k = heads(layer.qkv.slice(1, kv_begin, kv_width), s, hkv);
+  const TensorView v = heads(layer.qkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
+  const TensorView dq = heads(dq_flat, s, config_.heads);
+  const TensorView dk = heads(dqkv.slice(1, kv_begin, kv_width), s, hkv);
+  const TensorView dv = heads(dqkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
+  const ConstTensorView dout = dattn.split(1, config_.heads).split(0, s);
+  if (kind_ == AttentionKind::group) {
+    group_attention_backward(ctx, q, k, v, dout, dq, dk, dv);
+  } else {
+    stream_attention_backward(ctx, q, k, v, heads(layer.attn, s, config_.heads), layer.lse, dout, config_.window, dq,
+                              dk, dv);
+  }
+
+  if (!trimmed) {
+    rope(ctx, rope_, positions, dqkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv), Rotation::backward);
+    linear_backward_weight(ctx, dqkv, h, g.qkv);
+    linear_backward_input(ctx, dqkv, w.qkv, dh);
+    return;
+  }
+  rope(ctx, rope_, positions, dqkv.slice(1, 0, kv_width).split(1, hkv), Rotation::backward);
+  linear_backward_weight(ctx, dqkv, h, g.qkv.slice(0, width_, 2 * kv_width));
+  linear_backward_input(ctx, dqkv, w.qkv.slice(0, width_, 2 * kv_width), dh);
+
+  const std::int64_t m = shape.output_rows();
+  rope(ctx, rope_, output_positions(arena, shape, positions), dq_flat.split(1, config_.heads), Rotation::backward);
+  const TensorView rows = floats(arena, {m, width_});
+  copy_elements(ctx, output_rows(h, shape), rows.split(0, s));
+  linear_backward_weight(ctx, dq_flat, rows, g.qkv.slice(0, 0, width_));
+  linear_backward_input(ctx, dq_flat, w.qkv.slice(0, 0, width_), rows);
+  copy_elements(ctx, rows.split(0, s), output_rows(dh, shape), Write::accumulate);
+}
+
+void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
+                     const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients) {
+  const ArenaScope scope(arena);
+  const StackShape& shape = saved.shape;
+  const std::int64_t n = shape.rows();
+  const TensorView h_all = floats(arena, {n, width_});
+  const TensorView dh_all = floats(arena, {n, width_});
+  const TensorView act_all = floats(arena, {n, config_.ffn});
+  const TensorView positions = upload(arena, row_positions(shape, shape.positions, {}));
+
+  // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed.
+  const TensorView stream_all = dx.reshape({n, width_});
+  TensorView stream = shape.trimmed() ? floats(arena, {shape.output_rows(), width_}) : stream_all;
+  rms_norm_backward(ctx, dout.reshape({shape.output_rows(), width_}), saved.last, weights.norm, saved.rstd, stream,
+                    Write::replace, gradients.norm);
+
+  for (std::size_t i = weights.layers.size(); i-- > 0;) {
+    const LayerTensors& w = weights.layers[i];
+    const LayerTensors& g = gradients.layers[i];
+    const LayerSaved& layer = saved.layers[i];
+    const ConstTensorView x = i == 0 ? saved.input : ConstTensorView(layer.x);
+    const bool trimmed = static_cast<bool>(layer.q);
+    const std::int64_t m = trimmed ? shape.output_rows() : n;
+    const TensorView h = h_all.slice(0, 0, m);
+    const TensorView dh = dh_all.slice(0, 0, m);
+    const TensorView act = act_all.slice(0, 0, m);
+
+    // MLP: the normalised rows and the activation are recomputed.
+    swiglu_forward(ctx, layer.gate_up, act);
+    linear_backward_weight(ctx, stream, act, g.down);
+    linear_backward_input(ctx, stream, w.down, act);  // now d(act)
+    swiglu_backward(ctx, act, layer.gate_up, layer.gate_up);
+    rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
+    linear_backward_weight(ctx, layer.gate_up, h, g.gate_up);
+    linear_backward_input(ctx, layer.gate_up, w.gate_up, dh);
+    rms_norm_backward(ctx, dh, layer.mid, w.mlp_norm, layer.rstd2, stream, Write::accumulate, g.mlp_norm);
+
+    // Attention. d(attn) takes h's place before h is recomputed for the input rows.
+    linear_backward_weight(ctx, stream, layer.attn, g.o);
+    const ArenaScope layer_scope(arena);
+    const TensorView dattn = floats(arena, {m, width_});
+    linear_backward_input(ctx, stream, w.o, dattn);
+    rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, TensorView());
+    attention_backward(ctx, arena, w, g, shape, layer, positions, dattn, h_all, dh_all);
+    if (trimmed) {
+      fill(ctx, stream_all, 0.0F);
+      copy_elements(ctx, stream.split(0, shape.sequences), output_rows(stream_all, shape));
+      stream = stream_all;
+    }
+    rms_norm_backward(ctx, dh_all, x, w.attn_norm, layer.rstd1, stream, Write::accumulate, g.attn_norm);
+  }
+}
+
+}  // namespace photon

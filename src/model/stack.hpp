@@ -1,0 +1,138 @@
+// Stack: a pre-norm LLaMA-style causal Transformer (docs/model.md, "Stack"), as encoder (long streams), local decoder
+// (many short groups) or vanilla model.
+//
+// S sequences of N positions, width D, n = S * N rows; Hq query heads and Hkv key heads of width hd = D / Hq, W = (Hq +
+// 2 Hkv) hd, inner width F. Only the last `outputs` positions of each sequence leave the stack: m = S * outputs rows;
+// where outputs < N the last layer computes queries, projection and MLP for those rows alone.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "blueprint/activations.hpp"
+#include "config/model_config.hpp"
+#include "kernels/rope.hpp"
+#include "model/parameters.hpp"
+#include "tensor/context.hpp"
+
+namespace photon {
+
+// Views of a stack's tensors inside flat buffers: weights, or gradients of the same layout.
+struct LayerTensors {
+  TensorView attn_norm;  // [D]
+  TensorView qkv;        // [W, D]: q_proj, k_proj, v_proj
+  TensorView o;          // [D, D]
+  TensorView mlp_norm;   // [D]
+  TensorView gate_up;    // [2F, D]
+  TensorView down;       // [D, F]
+};
+struct StackTensors {
+  std::vector<LayerTensors> layers;
+  TensorView norm;  // [D]
+};
+
+// Keys and values of `slots` sequences for each layer: [slots, capacity, Hkv, hd].
+struct KvCache {
+  std::vector<Tensor> k;
+  std::vector<Tensor> v;
+  std::int64_t capacity = 0;
+};
+
+class Stack {
+ public:
+  // Group stacks (local decoders) attend inside short sequences with one dedicated op and have no window.
+  Stack(const StackConfig& config, std::int64_t width, double norm_eps, AttentionKind kind, std::string prefix,
+        bool vanilla);
+
+  StackTensors bind(const Parameters& parameters) const;
+  const StackConfig& config() const { return config_; }
+  std::int64_t width() const { return width_; }
+
+  // What the backward pass needs of a forward pass; memory of the arena.
+  struct LayerSaved {
+    TensorView x;        // [n, D] the layer's input; for the first layer Saved::input
+    TensorView rstd1;    // [n]
+    TensorView qkv;      // [n, W] rotated; when trimmed [n, 2 Hkv hd]: keys and values only
+    TensorView q;        // [m, Hq hd], only when trimmed
+    TensorView attn;     // [m, Hq hd]
+    TensorView lse;      // [S, Hq, N], streams only
+    TensorView mid;      // [m, D] after attention
+    TensorView rstd2;    // [m]
+    TensorView gate_up;  // [m, 2F]
+  };
+  struct Saved {
+    StackShape shape;
+    ConstTensorView input;  // [n, D]
+    std::vector<LayerSaved> layers;
+    TensorView last;  // [m, D] before the final norm
+    TensorView rstd;  // [m]
+  };
+
+  // x [S, N, D] must stay unchanged until backward; out [S, outputs, D]. The result stays in `arena` (saved_bytes()).
+  Saved forward_saving(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
+                       const TensorView& out);
+  // dout [S, outputs, D] -> dx [S, N, D] (replaced); adds to `gradients`. Overwrites parts of `saved`.
+  void backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
+                const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients);
+
+  // Without saving; here and below `out` may alias x.
+  void forward(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
+               const TensorView& out);
+
+  // Streams from position 0 that also fill caches: sequence s into slots[s], its first lengths[s] positions.
+  void prefill(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x, KvCache& cache,
+               std::span<const std::int32_t> slots, std::span<const std::int64_t> lengths, const TensorView& out);
+
+  // Continues cached sequences: N new positions of sequence s in slots[s], the first at position first[s].
+  void step(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x, KvCache& cache,
+            std::span<const std::int32_t> slots, std::span<const std::int32_t> first, const TensorView& out);
+
+  KvCache make_cache(Space space, std::int64_t slots, std::int64_t capacity) const;
+
+ private:
+  // How attention is reached: without a cache, through it (step), or beside it (prefill: `lengths` not empty).
+  struct CacheUse {
+    KvCache* cache = nullptr;
+    std::span<const std::int32_t> slots;
+    std::span<const std::int32_t> first;
+    std::span<const std::int64_t> lengths;
+  };
+  // The same, where ops read it; all [S] i32.
+  struct CacheIndex {
+    TensorView slots;
+    TensorView first;         // position of each sequence's first new unit
+    TensorView output_first;  // position of its first output
+  };
+
+  StackShape shape_of(const ConstTensorView& x, const TensorView& out) const;
+  LayerSaved allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving) const;
+  // Runs all layers; saved == nullptr: nothing is kept.
+  void run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
+           const TensorView& out, Saved* saved, const CacheUse& use);
+  // q, k, v of a layer from the normalised rows h, rotated.
+  void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
+               const TensorView& h, const ConstTensorView& positions, const LayerSaved& layer) const;
+  void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
+              const CacheUse& use, const CacheIndex& where) const;
+  CacheIndex upload_index(Arena& arena, const StackShape& shape, const CacheUse& use) const;
+  // From dattn to the gradient dh of the normalised rows h (both [n, D]; dh is replaced); adds to g.qkv.
+  void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
+                          const StackShape& shape, const LayerSaved& layer, const ConstTensorView& positions,
+                          const ConstTensorView& dattn, const TensorView& h, const TensorView& dh) const;
+
+  std::int64_t head_width() const { return width_ / config_.heads; }
+
+  StackConfig config_;
+  std::int64_t width_;
+  double norm_eps_;
+  AttentionKind kind_;
+  std::string prefix_;
+  bool vanilla_;
+  RopeTable rope_;
+};
+
+// Fresh i32 memory in the arena, holding `values`.
+TensorView upload(Arena& arena, std::span<const std::int32_t> values);
+
+}  // namespace photon
