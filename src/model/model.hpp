@@ -60,6 +60,9 @@ class Model {
   // Teacher-forced Y(0) [B, T, D_0]: what the head reads.
   virtual Tensor hidden(const Context& ctx, const Batch& batch) = 0;
 
+  // The most activation memory any call has used so far, bytes.
+  virtual std::int64_t arena_peak() const = 0;
+
  protected:
   Model(const ModelConfig& config, Space space);
 

@@ -16,6 +16,7 @@ class VanillaModel : public Model {
   LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec, const TensorView& token_loss,
                     const TensorView& argmax) override;
   Tensor hidden(const Context& ctx, const Batch& batch) override;
+  std::int64_t arena_peak() const override { return arena_.peak(); }
 
   std::int32_t start_token() const { return start_token_; }
   Stack& stack() { return stack_; }
