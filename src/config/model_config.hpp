@@ -7,12 +7,16 @@
 
 namespace photon {
 
+// Positions of a decoder's short sequence that the kernels take (kernels/group_attention.hpp).
+inline constexpr std::int64_t max_decoder_positions = 64;
+
 // One pre-norm LLaMA-style causal Transformer.
 struct StackConfig {
   std::int64_t layers = 0;
   std::int64_t heads = 0;
-  std::int64_t kv_heads = 0;  // grouped queries when < heads; 0 in a file means "as heads" and is resolved by validate()
-  std::int64_t ffn = 0;       // width of the SwiGLU's inner layer
+  std::int64_t kv_heads =
+      0;                 // grouped queries when < heads; 0 in a file means "as heads" and is resolved by validate()
+  std::int64_t ffn = 0;  // width of the SwiGLU's inner layer
   double rope_theta = 10000.0;
   std::int64_t window = 0;  // positions a query sees, itself included; 0 = all earlier ones (encoders only)
 };
@@ -37,15 +41,17 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   std::int64_t max_length = 0;  // tokens; 0 = no limit
   std::string tokenizer;        // "byte", or the name of the tokenizer's file beside config.json
-  // Vanilla: what stands before the first token where no tokenizer says it (an imported model); -1 = the tokenizer's bos, or
-  // its eos where it has none. Written to config.json only when >= 0.
+  // Vanilla: what stands before the first token where no tokenizer says it (an imported model); -1 = the tokenizer's
+  // bos, or its eos where it has none. Written to config.json only when >= 0.
   std::int64_t start_token = -1;
   std::vector<LevelConfig> levels;  // photon; empty for vanilla
   StackConfig stack;                // vanilla; unused for photon
 
   std::int64_t num_levels() const { return static_cast<std::int64_t>(levels.size()); }
   // D_l for l = 0 .. L.
-  std::int64_t width(std::int64_t level) const { return level == 0 ? dim : levels[static_cast<std::size_t>(level - 1)].dim; }
+  std::int64_t width(std::int64_t level) const {
+    return level == 0 ? dim : levels[static_cast<std::size_t>(level - 1)].dim;
+  }
   // C_<=l = C_1 ... C_l; C_<=0 = 1.
   std::int64_t cumulative_chunk(std::int64_t level) const;
   // C_<=L: tokens a top-level unit stands for. 1 for vanilla.
@@ -60,12 +66,12 @@ bool operator==(const StackConfig& a, const StackConfig& b);
 bool operator==(const LevelConfig& a, const LevelConfig& b);
 bool operator==(const ModelConfig& a, const ModelConfig& b);
 
-// Fills what 0 stands for (kv_heads) and checks everything a model needs. Errors: InputError naming the key by its path,
-// e.g. "model.levels[1].encoder.heads".
+// Fills what 0 stands for (kv_heads) and checks everything a model needs. Errors: InputError naming the key by its
+// path, e.g. "model.levels[1].encoder.heads".
 void validate(ModelConfig& config);
 
-// config.json, with every key written out. Reading: unknown keys, wrong types, missing keys and a newer format_version are
-// InputErrors that name `where` (a file) and the key.
+// config.json, with every key written out. Reading: unknown keys, wrong types, missing keys and a newer format_version
+// are InputErrors that name `where` (a file) and the key. What is read is validated.
 std::string to_json_text(const ModelConfig& config);
 ModelConfig model_config_from_json(const std::string& text, const std::string& where);
 

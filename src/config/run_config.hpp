@@ -13,12 +13,16 @@ namespace photon {
 struct DataFile {
   std::string file;     // written by `photon prepare`
   double weight = 1.0;  // relative share of the samples of an epoch-less mixture
+
+  bool operator==(const DataFile&) const = default;
 };
 
 struct DataConfig {
   std::vector<DataFile> train;
   std::vector<DataFile> val;
   std::string document_mask = "none";  // reserved: only "none"
+
+  bool operator==(const DataConfig&) const = default;
 };
 
 enum class Schedule { cosine, wsd };
@@ -27,7 +31,7 @@ enum class Precision { fp32, bf16, fp8 };
 
 struct TrainConfig {
   std::int64_t steps = 1000;
-  std::int64_t batch_size = 16;        // sequences a step over all ranks
+  std::int64_t batch_size = 16;         // sequences a step over all ranks
   std::int64_t sequence_length = 1024;  // tokens
   double learning_rate = 3e-4;
   double min_learning_rate = 3e-5;
@@ -49,8 +53,10 @@ struct TrainConfig {
   std::int64_t checkpoint_every = 0;  // steps; 0 = only at the end (and when stopped)
   std::int64_t keep_checkpoints = 3;  // the newest K stay; 0 = all
   std::int64_t max_bad_steps = 10;    // non-finite steps in a row that stop the run
-  std::int64_t log_every = 1;         // steps between plain console lines
+  std::int64_t log_every = 0;         // steps between plain console lines; 0 = a line every 10 s
   bool deterministic = false;         // results independent of thread count, at a cost (docs/numerics.md)
+
+  bool operator==(const TrainConfig&) const = default;
 };
 
 struct ParallelConfig {
@@ -58,6 +64,8 @@ struct ParallelConfig {
   std::int64_t stages = 1;
   std::int64_t shards = 1;
   std::int64_t microbatch_size = 0;  // sequences a forward/backward on one replica; 0 = chosen from memory
+
+  bool operator==(const ParallelConfig&) const = default;
 };
 
 struct RunConfig {
@@ -65,14 +73,17 @@ struct RunConfig {
   DataConfig data;
   TrainConfig train;
   ParallelConfig parallel;
+
+  bool operator==(const RunConfig&) const = default;
 };
 
-// Reads `file` (YAML), applies `overrides` ("train.steps=10") in order, resolves presets and defaults, validates. Errors:
-// InputError with the file, the line where known, the key, and for an unknown key the nearest known one.
+// Reads `file` (YAML), applies `overrides` ("train.steps=10") in order, resolves presets and defaults, validates.
+// Errors: InputError with the file, the line where known, the key, and for an unknown key the nearest known one.
 RunConfig load_run_config(const std::string& file, const std::vector<std::string>& overrides);
 
 // The same from YAML text; `where` stands for the file's name in messages.
-RunConfig parse_run_config(const std::string& yaml, const std::string& where, const std::vector<std::string>& overrides);
+RunConfig parse_run_config(const std::string& yaml, const std::string& where,
+                           const std::vector<std::string>& overrides);
 
 // Only the `model` section (which may start from a preset) is needed and checked; other known sections are allowed.
 ModelConfig load_model_section(const std::string& file, const std::vector<std::string>& overrides);
