@@ -10,7 +10,9 @@
 namespace photon {
 namespace {
 
-std::int64_t round_up(std::int64_t bytes) { return (bytes + Arena::alignment - 1) / Arena::alignment * Arena::alignment; }
+std::int64_t round_up(std::int64_t bytes) {
+  return (bytes + Arena::alignment - 1) / Arena::alignment * Arena::alignment;
+}
 
 }  // namespace
 
@@ -56,7 +58,8 @@ std::int64_t Arena::footprint(DType dtype, std::int64_t count) {
   return round_up(count * static_cast<std::int64_t>(size_of(dtype)));
 }
 
-Arena::Arena(Space space, std::int64_t capacity, const std::string& what) : buffer_(space, capacity, what), what_(what) {}
+Arena::Arena(Space space, std::int64_t capacity, const std::string& what)
+    : buffer_(space, capacity, what), what_(what) {}
 
 TensorView Arena::allocate(DType dtype, const Shape& shape) {
   const std::int64_t bytes = footprint(dtype, shape.numel());

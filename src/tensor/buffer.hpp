@@ -9,8 +9,8 @@
 
 namespace photon {
 
-// Bytes in one space, aligned to 256; zero-filled when made. Move-only. Host buffers back CPU runs; device buffers need CUDA
-// (NotConfigured otherwise). Running out of memory is an Error that says how much was wanted for what.
+// Bytes in one space, aligned to 256; zero-filled when made. Move-only. Host buffers back CPU runs; device buffers need
+// CUDA (NotConfigured otherwise). Running out of memory is an Error that says how much was wanted for what.
 class Buffer {
  public:
   Buffer() = default;
@@ -36,8 +36,8 @@ class Tensor {
   Tensor(Space space, DType dtype, const Shape& shape, const std::string& what = "a tensor");
 
   TensorView view() const { return view_; }
-  operator TensorView() const { return view_; }            // NOLINT(google-explicit-constructor)
-  operator ConstTensorView() const { return view_; }       // NOLINT(google-explicit-constructor)
+  operator TensorView() const { return view_; }       // NOLINT(google-explicit-constructor)
+  operator ConstTensorView() const { return view_; }  // NOLINT(google-explicit-constructor)
   const Shape& shape() const { return view_.shape(); }
   std::int64_t numel() const { return view_.numel(); }
   template <class T>

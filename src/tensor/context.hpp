@@ -6,8 +6,9 @@
 
 namespace photon {
 
-// deterministic: an op's result for a row does not depend on how many rows stand beside it, nor on the number of threads.
-// tuned: whatever is fastest; still repeatable for equal calls on an equal machine with the same number of threads.
+// deterministic: an op's result for a row does not depend on how many rows stand beside it, nor on the number of
+// threads. tuned: whatever is fastest; still repeatable for equal calls on an equal machine with the same number of
+// threads.
 enum class Numerics { deterministic, tuned };
 
 struct Context {

@@ -1,3 +1,4 @@
+#include <array>
 #include <cstring>
 
 #include "tensor/device.hpp"
@@ -5,29 +6,42 @@
 namespace photon {
 
 namespace device {
-void copy_memory(const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch, std::int64_t to_pitch,
-                 std::int64_t row_bytes, std::int64_t rows);  // bytes; a 2-D copy
+void copy_memory(const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch,
+                 std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows);  // bytes; a 2-D copy
 }
 
 namespace {
 
-void copy_host(const char* from, const Shape& from_strides, char* to, const Shape& to_strides, const Shape& shape, int dim,
-               std::int64_t element) {
-  if (dim == shape.rank() - 1) {
-    std::memcpy(to, from, static_cast<std::size_t>(shape[dim] * element));
-    return;
+// Both views as four dims, so that the loops have a fixed depth: rows of the last dim are contiguous.
+void copy_host(const ConstTensorView& from, const TensorView& to, std::int64_t element) {
+  std::array<std::int64_t, max_rank> sizes;
+  std::array<std::int64_t, max_rank> from_steps{};
+  std::array<std::int64_t, max_rank> to_steps{};
+  sizes.fill(1);
+  for (int i = 0; i < from.rank(); ++i) {
+    const auto at = static_cast<std::size_t>(max_rank - from.rank() + i);
+    sizes[at] = from.size(i);
+    from_steps[at] = from.stride(i) * element;
+    to_steps[at] = to.stride(i) * element;
   }
-  for (std::int64_t i = 0; i < shape[dim]; ++i) {
-    copy_host(from + i * from_strides[dim] * element, from_strides, to + i * to_strides[dim] * element, to_strides, shape,
-              dim + 1, element);
+  const auto* const source = static_cast<const char*>(from.data());
+  auto* const target = static_cast<char*>(to.data());
+  for (std::int64_t i = 0; i < sizes[0]; ++i) {
+    for (std::int64_t j = 0; j < sizes[1]; ++j) {
+      for (std::int64_t k = 0; k < sizes[2]; ++k) {
+        std::memcpy(target + i * to_steps[0] + j * to_steps[1] + k * to_steps[2],
+                    source + i * from_steps[0] + j * from_steps[1] + k * from_steps[2],
+                    static_cast<std::size_t>(sizes[3] * element));
+      }
+    }
   }
 }
 
 }  // namespace
 
 void copy(const ConstTensorView& from, const TensorView& to) {
-  PHOTON_EXPECT(from.shape() == to.shape() && from.dtype() == to.dtype(), "copy of {} {} to {} {}", name_of(from.dtype()),
-                from.shape().str(), name_of(to.dtype()), to.shape().str());
+  PHOTON_EXPECT(from.shape() == to.shape() && from.dtype() == to.dtype(), "copy of {} {} to {} {}",
+                name_of(from.dtype()), from.shape().str(), name_of(to.dtype()), to.shape().str());
   if (from.numel() == 0) return;
   const auto element = static_cast<std::int64_t>(size_of(from.dtype()));
   const bool both_contiguous = from.contiguous() && to.contiguous();
@@ -35,8 +49,7 @@ void copy(const ConstTensorView& from, const TensorView& to) {
     if (both_contiguous) {
       std::memcpy(to.data(), from.data(), static_cast<std::size_t>(from.bytes()));
     } else {
-      copy_host(static_cast<const char*>(from.data()), from.strides(), static_cast<char*>(to.data()), to.strides(),
-                from.shape(), 0, element);
+      copy_host(from, to, element);
     }
     return;
   }
@@ -45,8 +58,8 @@ void copy(const ConstTensorView& from, const TensorView& to) {
     return;
   }
   PHOTON_EXPECT(from.rank() == 2, "a strided device copy of {} (rank 2 only)", from.shape().str());
-  device::copy_memory(from.data(), from.space(), to.data(), to.space(), from.stride(0) * element, to.stride(0) * element,
-                      from.size(1) * element, from.size(0));
+  device::copy_memory(from.data(), from.space(), to.data(), to.space(), from.stride(0) * element,
+                      to.stride(0) * element, from.size(1) * element, from.size(0));
 }
 
 }  // namespace photon

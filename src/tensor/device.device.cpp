@@ -8,7 +8,15 @@
 namespace photon::device {
 namespace {
 
-cudaStream_t to_cuda(Stream stream) { return static_cast<cudaStream_t>(stream.handle()); }
+cudaStream_t to_cuda(Stream stream) {
+  return static_cast<cudaStream_t>(stream.handle());
+}
+
+// Fills and copies run on the default stream and may return before they are done; photon's own streams do not wait for
+// it.
+void finish_default_stream() {
+  PHOTON_CUDA_CHECK(cudaStreamSynchronize(nullptr));
+}
 
 }  // namespace
 
@@ -27,7 +35,9 @@ std::string name(int index) {
   return properties.name;
 }
 
-void use(int index) { PHOTON_CUDA_CHECK(cudaSetDevice(index)); }
+void use(int index) {
+  PHOTON_CUDA_CHECK(cudaSetDevice(index));
+}
 
 void* allocate(std::int64_t bytes, const std::string& what) {
   void* data = nullptr;
@@ -43,13 +53,18 @@ void* allocate(std::int64_t bytes, const std::string& what) {
   }
   PHOTON_CUDA_CHECK(result);
   PHOTON_CUDA_CHECK(cudaMemset(data, 0, static_cast<std::size_t>(bytes)));
+  finish_default_stream();
   return data;
 }
 
-void release(void* data) noexcept { (void)cudaFree(data); }
+void release(void* data) noexcept {
+  (void)cudaFree(data);
+}
 
 void fill_bytes(void* data, int value, std::int64_t bytes) {
+  PHOTON_CUDA_CHECK(cudaDeviceSynchronize());  // queued work may still use what is overwritten
   PHOTON_CUDA_CHECK(cudaMemset(data, value, static_cast<std::size_t>(bytes)));
+  finish_default_stream();
 }
 
 Stream make_stream() {
@@ -58,16 +73,22 @@ Stream make_stream() {
   return Stream(stream);
 }
 
-void destroy_stream(Stream stream) noexcept { (void)cudaStreamDestroy(to_cuda(stream)); }
+void destroy_stream(Stream stream) noexcept {
+  (void)cudaStreamDestroy(to_cuda(stream));
+}
 
-void synchronize(Stream stream) { PHOTON_CUDA_CHECK(cudaStreamSynchronize(to_cuda(stream))); }
+void synchronize(Stream stream) {
+  PHOTON_CUDA_CHECK(cudaStreamSynchronize(to_cuda(stream)));
+}
 
-void copy_memory(const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch, std::int64_t to_pitch,
-                 std::int64_t row_bytes, std::int64_t rows) {
-  const auto kind = from_space == Space::host ? (to_space == Space::host ? cudaMemcpyHostToHost : cudaMemcpyHostToDevice)
-                                              : (to_space == Space::host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice);
+void copy_memory(const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch,
+                 std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows) {
+  const auto kind = from_space == Space::host
+                        ? (to_space == Space::host ? cudaMemcpyHostToHost : cudaMemcpyHostToDevice)
+                        : (to_space == Space::host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice);
   PHOTON_CUDA_CHECK(cudaMemcpy2D(to, static_cast<std::size_t>(to_pitch), from, static_cast<std::size_t>(from_pitch),
                                  static_cast<std::size_t>(row_bytes), static_cast<std::size_t>(rows), kind));
+  finish_default_stream();
 }
 
 }  // namespace photon::device

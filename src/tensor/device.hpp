@@ -1,5 +1,5 @@
-// GPUs behind plain functions: no CUDA type appears here, so every room may include it. A build without CUDA links bodies
-// that throw NotConfigured (device.stub.cpp); with CUDA, device.device.cpp.
+// GPUs behind plain functions: no CUDA type appears here, so every room may include it. A build without CUDA links
+// bodies that throw NotConfigured (device.stub.cpp); with CUDA, device.device.cpp.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,9 @@ class Stream {
 
 namespace device {
 
-int count();                                     // GPUs this process sees; 0 without CUDA, never throws
-std::string name(int index);                     // e.g. "NVIDIA H100 80GB HBM3"
-void use(int index);                             // makes this GPU the process's current one
+int count();                                                  // GPUs this process sees; 0 without CUDA, never throws
+std::string name(int index);                                  // e.g. "NVIDIA H100 80GB HBM3"
+void use(int index);                                          // makes this GPU the process's current one
 void* allocate(std::int64_t bytes, const std::string& what);  // zero-filled
 void release(void* data) noexcept;
 void fill_bytes(void* data, int value, std::int64_t bytes);

@@ -3,15 +3,29 @@
 
 namespace photon::device {
 
-int count() { return 0; }
-std::string name(int) { throw NotConfigured("a GPU", "CUDA"); }
-void use(int) { throw NotConfigured("a GPU", "CUDA"); }
-void* allocate(std::int64_t, const std::string& what) { throw NotConfigured("device memory for " + what, "CUDA"); }
+int count() {
+  return 0;
+}
+std::string name(int) {
+  throw NotConfigured("a GPU", "CUDA");
+}
+void use(int) {
+  throw NotConfigured("a GPU", "CUDA");
+}
+void* allocate(std::int64_t, const std::string& what) {
+  throw NotConfigured("device memory for " + what, "CUDA");
+}
 void release(void*) noexcept {}
-void fill_bytes(void*, int, std::int64_t) { throw NotConfigured("device memory", "CUDA"); }
-Stream make_stream() { throw NotConfigured("a device stream", "CUDA"); }
+void fill_bytes(void*, int, std::int64_t) {
+  throw NotConfigured("device memory", "CUDA");
+}
+Stream make_stream() {
+  throw NotConfigured("a device stream", "CUDA");
+}
 void destroy_stream(Stream) noexcept {}
-void synchronize(Stream) { throw NotConfigured("a device stream", "CUDA"); }
+void synchronize(Stream) {
+  throw NotConfigured("a device stream", "CUDA");
+}
 void copy_memory(const void*, Space, void*, Space, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   throw NotConfigured("device memory", "CUDA");
 }

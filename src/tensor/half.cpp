@@ -11,7 +11,9 @@ bfloat16 to_bfloat16(float x) {
   return {static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
 }
 
-float to_float(bfloat16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+float to_float(bfloat16 x) {
+  return std::bit_cast<float>(std::uint32_t{x.bits} << 16);
+}
 
 float16 to_float16(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);

@@ -28,7 +28,9 @@ std::string_view name_of(DType dtype) {
   return names[static_cast<std::size_t>(dtype)];
 }
 
-std::string_view name_of(Space space) { return space == Space::host ? "host" : "device"; }
+std::string_view name_of(Space space) {
+  return space == Space::host ? "host" : "device";
+}
 
 Shape::Shape(std::initializer_list<std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
   PHOTON_EXPECT(dims.size() <= max_rank, "a shape of {} dims", dims.size());
@@ -123,8 +125,8 @@ BasicView<Const> BasicView<Const>::slice(int dim, std::int64_t begin, std::int64
 
 template <bool Const>
 BasicView<Const> BasicView<Const>::reshape(const Shape& shape) const {
-  PHOTON_EXPECT(contiguous() && shape.numel() == numel(), "reshape of {} (strides {}) to {}", shape_.str(), strides_.str(),
-                shape.str());
+  PHOTON_EXPECT(contiguous() && shape.numel() == numel(), "reshape of {} (strides {}) to {}", shape_.str(),
+                strides_.str(), shape.str());
   return BasicView(data_, dtype_, space_, shape);
 }
 

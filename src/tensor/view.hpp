@@ -1,4 +1,5 @@
-// Tensor views: memory someone else owns, with space, dtype, shape and strides. "dim" is of a tensor; "axis" is of the mesh.
+// Tensor views: memory someone else owns, with space, dtype, shape and strides. "dim" is of a tensor; "axis" is of the
+// mesh.
 #pragma once
 
 #include <array>
@@ -44,9 +45,12 @@ class BasicView {
   BasicView(Void* data, DType dtype, Space space, const Shape& shape, const Shape& strides);
   // NOLINTNEXTLINE(google-explicit-constructor): a writable view may be read.
   template <bool Other>
-    requires(Const && !Other)
-  BasicView(const BasicView<Other>& other)
-      : data_(other.data()), dtype_(other.dtype()), space_(other.space()), shape_(other.shape()), strides_(other.strides()) {}
+  requires(Const && !Other) BasicView(const BasicView<Other>& other)
+      : data_(other.data()),
+        dtype_(other.dtype()),
+        space_(other.space()),
+        shape_(other.shape()),
+        strides_(other.strides()) {}
 
   explicit operator bool() const { return data_ != nullptr; }
   Void* data() const { return data_; }

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "tensor/buffer.hpp"
 #include "tensor/device.hpp"
 
 namespace photon {
