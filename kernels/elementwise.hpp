@@ -14,4 +14,11 @@ void copy_elements(const Context& ctx, const ConstTensorView& from, const Tensor
 // x *= factor, contiguous f32.
 void scale(const Context& ctx, const TensorView& x, float factor);
 
+// CUDA bodies: elementwise.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+void fill(const Context& ctx, const TensorView& x, float value);
+void copy_elements(const Context& ctx, const ConstTensorView& from, const TensorView& to, Write write);
+void scale(const Context& ctx, const TensorView& x, float factor);
+}  // namespace cuda
+
 }  // namespace photon

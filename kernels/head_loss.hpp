@@ -8,14 +8,25 @@ namespace photon {
 // For every row n with mask[n] != 0 (all rows when mask is empty): logits = w y[n], loss[n] = logsumexp(logits) -
 // logits[targets[n]]. Returns the sum of the losses, in double, in ascending order of n.
 //   y [N, D], w [V, D], targets [N] i32, mask [N] u8 or empty.
-//   token_loss [N] f32 or empty: loss[n], 0 where masked.      argmax [N] i32 or empty: the lowest index of the largest logit.
+//   token_loss [N] f32 or empty: loss[n], 0 where masked.      argmax [N] i32 or empty: the lowest index of the largest
+//   logit.
 double head_loss_forward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
                          const ConstTensorView& targets, const ConstTensorView& mask, const TensorView& token_loss,
                          const TensorView& argmax);
 
 // The same sum, and the gradients of scale * sum: dy [N, D] replaced (0 where masked), dw [V, D] accumulated.
 double head_loss_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
-                          const ConstTensorView& targets, const ConstTensorView& mask, double scale, const TensorView& dy,
-                          const TensorView& dw);
+                          const ConstTensorView& targets, const ConstTensorView& mask, double scale,
+                          const TensorView& dy, const TensorView& dw);
+
+// CUDA bodies: head_loss.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+double head_loss_forward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                         const ConstTensorView& targets, const ConstTensorView& mask, const TensorView& token_loss,
+                         const TensorView& argmax);
+double head_loss_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                          const ConstTensorView& targets, const ConstTensorView& mask, double scale,
+                          const TensorView& dy, const TensorView& dw);
+}  // namespace cuda
 
 }  // namespace photon

@@ -14,11 +14,21 @@ void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTen
                     Write write = Write::replace);
 
 // dx[n, k] (+)= sum_o dy[n, o] * w[o, k].   dy [N, O], dx [N, K]
-void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w, const TensorView& dx,
-                           Write write = Write::replace);
+void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,
+                           const TensorView& dx, Write write = Write::replace);
 
 // dw[o, k] (+)= sum_n dy[n, o] * x[n, k].   dw [O, K] contiguous. Gradients of weights accumulate by default.
-void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x, const TensorView& dw,
-                            Write write = Write::accumulate);
+void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
+                            const TensorView& dw, Write write = Write::accumulate);
+
+// CUDA bodies: linear.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
+                    Write write);
+void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,
+                           const TensorView& dx, Write write);
+void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
+                            const TensorView& dw, Write write);
+}  // namespace cuda
 
 }  // namespace photon

@@ -8,16 +8,30 @@ namespace photon {
 
 // rstd[n] = 1 / sqrt(mean_d x[n, d]^2 + eps);  y[n, d] = x[n, d] * rstd[n] * w[d].
 // x, y [N, D] (row strides allowed), w [D], rstd [N] f32. `rstd` may be empty when no backward follows.
-void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps, const TensorView& y,
-                      const TensorView& rstd);
+void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
+                      const TensorView& y, const TensorView& rstd);
 
 // sum = x + delta, then y, rstd = rms_norm(sum). sum [N, D] may alias x or delta.
 void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
                           const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
                           const TensorView& rstd);
 
-// dx (replaced or accumulated) and dw (accumulated) from dy; x is what the forward normalised. dx may alias dy when replaced.
-void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x, const ConstTensorView& w,
-                       const ConstTensorView& rstd, const TensorView& dx, Write write_dx, const TensorView& dw);
+// dx (replaced or accumulated) and dw (accumulated) from dy; x is what the forward normalised. dx may alias dy when
+// replaced.
+void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
+                       const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
+                       const TensorView& dw);
+
+// CUDA bodies: norm.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
+                      const TensorView& y, const TensorView& rstd);
+void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
+                          const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
+                          const TensorView& rstd);
+void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
+                       const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
+                       const TensorView& dw);
+}  // namespace cuda
 
 }  // namespace photon

@@ -10,17 +10,24 @@ struct AdamWStep {
   double beta1;
   double beta2;
   double eps;
-  double weight_decay;   // decoupled: the parameter shrinks by learning_rate * weight_decay first
+  double weight_decay;    // decoupled: the parameter shrinks by learning_rate * weight_decay first
   double gradient_scale;  // the clipping factor; the gradient is multiplied by it as it is read
-  std::int64_t step;     // counted from 1, for bias correction
+  std::int64_t step;      // counted from 1, for bias correction
 };
 
 // All [n] f32, contiguous. p, m, v are updated; Loshchilov & Hutter, arXiv 1711.05101.
-void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g, const TensorView& m,
-           const TensorView& v);
+void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
+           const TensorView& m, const TensorView& v);
 
-// Sum of squares of an [n] f32 tensor, in double; fixed blocks in a fixed order, so the same bits for any number of threads.
-// NaN or infinity in x gives a non-finite sum.
+// Sum of squares of an [n] f32 tensor, in double; fixed blocks in a fixed order, so the same bits for any number of
+// threads. NaN or infinity in x gives a non-finite sum.
 double sum_of_squares(const Context& ctx, const ConstTensorView& x);
+
+// CUDA bodies: optimizer.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
+           const TensorView& m, const TensorView& v);
+double sum_of_squares(const Context& ctx, const ConstTensorView& x);
+}  // namespace cuda
 
 }  // namespace photon

@@ -17,4 +17,12 @@ double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensor
 void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                        const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx);
 
+// CUDA bodies: rec_loss.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                        const ConstTensorView& mask);
+void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                       const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx);
+}  // namespace cuda
+
 }  // namespace photon

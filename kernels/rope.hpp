@@ -5,8 +5,8 @@
 
 namespace photon {
 
-// cos and sin of position * theta^(-2i/hd), computed in double and rounded once; host memory, [positions, hd/2] f32 each.
-// Grows on request. hd must be even.
+// cos and sin of position * theta^(-2i/hd), computed in double and rounded once; host memory, [positions, hd/2] f32
+// each. Grows on request. hd must be even.
 class RopeTable {
  public:
   RopeTable() = default;
@@ -27,9 +27,15 @@ class RopeTable {
 
 enum class Rotation { forward, backward };  // backward turns by the negative angle: the gradient
 
-// Rotates every head of every row in place. x [N, H, hd] (row strides allowed; q and k heads that lie side by side are one
-// call), positions [N] i32, each below table.positions().
+// Rotates every head of every row in place. x [N, H, hd] (row strides allowed; q and k heads that lie side by side are
+// one call), positions [N] i32, each below table.positions().
 void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
           Rotation rotation);
+
+// CUDA bodies: rope.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
+          Rotation rotation);
+}  // namespace cuda
 
 }  // namespace photon

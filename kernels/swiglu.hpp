@@ -12,4 +12,11 @@ void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const Te
 void swiglu_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& gate_up,
                      const TensorView& dgate_up);
 
+// CUDA bodies: swiglu.cu; a build without CUDA links kernels/not_configured.stub.cpp.
+namespace cuda {
+void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const TensorView& out);
+void swiglu_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& gate_up,
+                     const TensorView& dgate_up);
+}  // namespace cuda
+
 }  // namespace photon

@@ -1,0 +1,28 @@
+// Checks that every op makes of its tensors, in every build.
+#pragma once
+
+#include "tensor/context.hpp"
+
+namespace photon {
+
+// The view holds `dtype` in the context's memory and has `rank` dims.
+inline void expect_rank(const Context& ctx, const ConstTensorView& view, DType dtype, int rank, const char* what) {
+  PHOTON_EXPECT(view.dtype() == dtype, "{} is {}, expected {}", what, name_of(view.dtype()), name_of(dtype));
+  PHOTON_EXPECT(view.rank() == rank, "{} has shape {}, expected {} dims", what, view.shape().str(), rank);
+  PHOTON_EXPECT(view.numel() == 0 || (view && view.space() == ctx.space),
+                "{} lies in {} memory, the op runs in {} memory", what, view ? name_of(view.space()) : "no",
+                name_of(ctx.space));
+}
+
+inline void expect_tensor(const Context& ctx, const ConstTensorView& view, DType dtype, const Shape& shape,
+                          const char* what) {
+  expect_rank(ctx, view, dtype, shape.rank(), what);
+  expect_shape(view, shape, what);
+}
+
+inline void expect_contiguous(const ConstTensorView& view, const char* what) {
+  PHOTON_EXPECT(view.contiguous(), "{} of shape {} has strides {}, expected contiguous memory", what,
+                view.shape().str(), view.strides().str());
+}
+
+}  // namespace photon

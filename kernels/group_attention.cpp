@@ -1,0 +1,94 @@
+#include "kernels/group_attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/checks.hpp"
+#include "kernels/cpu/loops.hpp"
+
+namespace photon {
+
+namespace {
+
+void expect_group(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v) {
+  expect_rank(ctx, q, DType::f32, 4, "q");
+  expect_rank(ctx, k, DType::f32, 4, "k");
+  expect_shape(k, {q.size(0), k.size(1), k.size(2), q.size(3)}, "k");
+  expect_tensor(ctx, v, DType::f32, k.shape(), "v");
+  PHOTON_EXPECT(q.size(1) <= k.size(1), "{} queries for {} positions", q.size(1), k.size(1));
+  PHOTON_EXPECT(k.size(1) <= max_group_positions, "groups of {} positions (at most {})", k.size(1),
+                max_group_positions);
+  PHOTON_EXPECT(k.size(2) > 0 && q.size(2) % k.size(2) == 0, "{} query heads for {} key heads", q.size(2), k.size(2));
+}
+
+// One (group, query head).
+cpu::GroupHead head_of(const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v, std::int64_t g,
+                       std::int64_t h) {
+  const std::int64_t key_head = h / (q.size(2) / k.size(2));
+  cpu::GroupHead t{};
+  t.positions = k.size(1);
+  t.queries = q.size(1);
+  t.head_width = q.size(3);
+  t.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.size(3))));
+  t.q = q.host<float>() + g * q.stride(0) + h * q.stride(2);
+  t.k = k.host<float>() + g * k.stride(0) + key_head * k.stride(2);
+  t.v = v.host<float>() + g * v.stride(0) + key_head * v.stride(2);
+  t.q_stride = q.stride(1);
+  t.k_stride = k.stride(1);
+  t.v_stride = v.stride(1);
+  return t;
+}
+
+void clear_rows(const TensorView& x, std::int64_t g, std::int64_t h) {
+  float* data = x.host<float>() + g * x.stride(0) + h * x.stride(2);
+  for (std::int64_t s = 0; s < x.size(1); ++s) std::fill_n(data + s * x.stride(1), x.size(3), 0.0F);
+}
+
+}  // namespace
+
+void group_attention_forward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
+                             const ConstTensorView& v, const TensorView& out) {
+  expect_group(ctx, q, k, v);
+  expect_tensor(ctx, out, DType::f32, q.shape(), "out");
+  if (ctx.space == Space::device) return cuda::group_attention_forward(ctx, q, k, v, out);
+  if (out.numel() == 0) return;
+  static_assert(max_group_positions <= cpu::attention_keys);
+#pragma omp parallel for schedule(static) if (q.numel() > 4096)
+  for (std::int64_t g = 0; g < q.size(0); ++g) {
+    float* scratch = cpu::thread_scratch(cpu::attention_keys * cpu::attention_keys);
+    for (std::int64_t h = 0; h < q.size(2); ++h) {
+      cpu::loops().group_forward(head_of(q, k, v, g, h), out.host<float>() + g * out.stride(0) + h * out.stride(2),
+                                 out.stride(1), scratch);
+    }
+  }
+}
+
+void group_attention_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
+                              const ConstTensorView& v, const ConstTensorView& dout, const TensorView& dq,
+                              const TensorView& dk, const TensorView& dv) {
+  expect_group(ctx, q, k, v);
+  expect_tensor(ctx, dout, DType::f32, q.shape(), "dout");
+  expect_tensor(ctx, dq, DType::f32, q.shape(), "dq");
+  expect_tensor(ctx, dk, DType::f32, k.shape(), "dk");
+  expect_tensor(ctx, dv, DType::f32, k.shape(), "dv");
+  if (ctx.space == Space::device) return cuda::group_attention_backward(ctx, q, k, v, dout, dq, dk, dv);
+  if (k.numel() == 0) return;
+#pragma omp parallel for schedule(static) if (k.numel() > 4096)
+  for (std::int64_t g = 0; g < k.size(0); ++g) {
+    float* scratch = cpu::thread_scratch(2 * cpu::attention_keys * cpu::attention_keys);
+    for (std::int64_t h = 0; h < k.size(2); ++h) {
+      clear_rows(dk, g, h);
+      clear_rows(dv, g, h);
+    }
+    if (q.numel() == 0) continue;
+    for (std::int64_t h = 0; h < q.size(2); ++h) {
+      const std::int64_t key_head = h / (q.size(2) / k.size(2));
+      cpu::loops().group_backward(head_of(q, k, v, g, h), dout.host<float>() + g * dout.stride(0) + h * dout.stride(2),
+                                  dout.stride(1), dq.host<float>() + g * dq.stride(0) + h * dq.stride(2), dq.stride(1),
+                                  dk.host<float>() + g * dk.stride(0) + key_head * dk.stride(2), dk.stride(1),
+                                  dv.host<float>() + g * dv.stride(0) + key_head * dv.stride(2), dv.stride(1), scratch);
+    }
+  }
+}
+
+}  // namespace photon

@@ -1,0 +1,98 @@
+#include "kernels/norm.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/checks.hpp"
+#include "kernels/cpu/loops.hpp"
+
+namespace photon {
+
+namespace {
+
+void expect_norm(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const ConstTensorView& y,
+                 const ConstTensorView& rstd) {
+  expect_rank(ctx, x, DType::f32, 2, "x");
+  expect_tensor(ctx, w, DType::f32, {x.size(1)}, "w");
+  expect_tensor(ctx, y, DType::f32, x.shape(), "y");
+  if (rstd) expect_tensor(ctx, rstd, DType::f32, {x.size(0)}, "rstd");
+}
+
+}  // namespace
+
+void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
+                      const TensorView& y, const TensorView& rstd) {
+  expect_norm(ctx, x, w, y, rstd);
+  if (ctx.space == Space::device) return cuda::rms_norm_forward(ctx, x, w, eps, y, rstd);
+  const std::int64_t rows = x.size(0);
+  const std::int64_t width = x.size(1);
+  if (x.numel() == 0) return;
+  const float* from = x.host<float>();
+  const float* weight = w.host<float>();
+  float* to = y.host<float>();
+  float* scale = rstd ? rstd.host<float>() : nullptr;
+#pragma omp parallel for schedule(static) if (rows * width > 8192)
+  for (std::int64_t n = 0; n < rows; ++n) {
+    const float r =
+        cpu::loops().rms_norm_row(from + n * x.stride(0), nullptr, weight, eps, width, nullptr, to + n * y.stride(0));
+    if (scale != nullptr) scale[n] = r;
+  }
+}
+
+void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
+                          const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
+                          const TensorView& rstd) {
+  expect_norm(ctx, x, w, y, rstd);
+  expect_tensor(ctx, delta, DType::f32, x.shape(), "delta");
+  expect_tensor(ctx, sum, DType::f32, x.shape(), "sum");
+  if (ctx.space == Space::device) return cuda::add_rms_norm_forward(ctx, x, delta, w, eps, sum, y, rstd);
+  const std::int64_t rows = x.size(0);
+  const std::int64_t width = x.size(1);
+  if (x.numel() == 0) return;
+  const float* from = x.host<float>();
+  const float* more = delta.host<float>();
+  const float* weight = w.host<float>();
+  float* total = sum.host<float>();
+  float* to = y.host<float>();
+  float* scale = rstd ? rstd.host<float>() : nullptr;
+#pragma omp parallel for schedule(static) if (rows * width > 8192)
+  for (std::int64_t n = 0; n < rows; ++n) {
+    const float r = cpu::loops().rms_norm_row(from + n * x.stride(0), more + n * delta.stride(0), weight, eps, width,
+                                              total + n * sum.stride(0), to + n * y.stride(0));
+    if (scale != nullptr) scale[n] = r;
+  }
+}
+
+void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
+                       const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
+                       const TensorView& dw) {
+  expect_norm(ctx, x, w, dy, {});
+  expect_tensor(ctx, rstd, DType::f32, {x.size(0)}, "rstd");
+  expect_tensor(ctx, dx, DType::f32, x.shape(), "dx");
+  expect_tensor(ctx, dw, DType::f32, {x.size(1)}, "dw");
+  if (ctx.space == Space::device) return cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, write_dx, dw);
+  const std::int64_t rows = x.size(0);
+  const std::int64_t width = x.size(1);
+  if (x.numel() == 0) return;
+  const float* grad = dy.host<float>();
+  const float* from = x.host<float>();
+  const float* weight = w.host<float>();
+  const float* scale = rstd.host<float>();
+  float* to = dx.host<float>();
+  // The weight's gradient is summed in blocks of rows that depend on the number of rows alone, then over the blocks.
+  const std::int64_t block = std::max<std::int64_t>(64, (rows + 255) / 256);
+  const std::int64_t blocks = (rows + block - 1) / block;
+  std::vector<float> partial(static_cast<std::size_t>(blocks * width), 0.0F);
+#pragma omp parallel for schedule(static) if (rows * width > 8192)
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    for (std::int64_t n = b * block; n < std::min(rows, (b + 1) * block); ++n) {
+      cpu::loops().rms_norm_backward_row(grad + n * dy.stride(0), from + n * x.stride(0), weight, scale[n], width,
+                                         to + n * dx.stride(0), write_dx == Write::accumulate,
+                                         partial.data() + b * width);
+    }
+  }
+  for (std::int64_t b = 0; b < blocks; ++b) cpu::loops().add(partial.data() + b * width, width, dw.host<float>());
+}
+
+}  // namespace photon

@@ -1,0 +1,129 @@
+// What a build without CUDA answers when an op is called on a GPU.
+#include "kernels/attention.hpp"
+#include "kernels/cache_attention.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/embedding.hpp"
+#include "kernels/group_attention.hpp"
+#include "kernels/group_rows.hpp"
+#include "kernels/head_loss.hpp"
+#include "kernels/linear.hpp"
+#include "kernels/norm.hpp"
+#include "kernels/optimizer.hpp"
+#include "kernels/rec_loss.hpp"
+#include "kernels/rope.hpp"
+#include "kernels/sampling.hpp"
+#include "kernels/swiglu.hpp"
+
+namespace photon::cuda {
+
+void stream_attention_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                              std::int64_t, const TensorView&, const TensorView&) {
+  throw NotConfigured("stream_attention_forward on a GPU", "CUDA");
+}
+void stream_attention_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                               const ConstTensorView&, const ConstTensorView&, const ConstTensorView&, std::int64_t,
+                               const TensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("stream_attention_backward on a GPU", "CUDA");
+}
+void cache_append(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                  const ConstTensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("cache_append on a GPU", "CUDA");
+}
+void cache_attention(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                     const ConstTensorView&, const ConstTensorView&, std::int64_t, const TensorView&) {
+  throw NotConfigured("cache_attention on a GPU", "CUDA");
+}
+void fill(const Context&, const TensorView&, float) {
+  throw NotConfigured("fill on a GPU", "CUDA");
+}
+void copy_elements(const Context&, const ConstTensorView&, const TensorView&, Write) {
+  throw NotConfigured("copy_elements on a GPU", "CUDA");
+}
+void scale(const Context&, const TensorView&, float) {
+  throw NotConfigured("scale on a GPU", "CUDA");
+}
+void embedding_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("embedding_forward on a GPU", "CUDA");
+}
+void embedding_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("embedding_backward on a GPU", "CUDA");
+}
+void group_attention_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                             const TensorView&) {
+  throw NotConfigured("group_attention_forward on a GPU", "CUDA");
+}
+void group_attention_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                              const ConstTensorView&, const TensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("group_attention_backward on a GPU", "CUDA");
+}
+void decoder_rows_forward(const Context&, const ConstTensorView&, const ConstTensorView&, std::int64_t,
+                          const TensorView&) {
+  throw NotConfigured("decoder_rows_forward on a GPU", "CUDA");
+}
+void decoder_rows_backward(const Context&, const ConstTensorView&, std::int64_t, const TensorView&, const TensorView&) {
+  throw NotConfigured("decoder_rows_backward on a GPU", "CUDA");
+}
+void shift_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("shift_forward on a GPU", "CUDA");
+}
+void shift_backward(const Context&, const ConstTensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("shift_backward on a GPU", "CUDA");
+}
+double head_loss_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                         const ConstTensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("head_loss_forward on a GPU", "CUDA");
+}
+double head_loss_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                          const ConstTensorView&, double, const TensorView&, const TensorView&) {
+  throw NotConfigured("head_loss_backward on a GPU", "CUDA");
+}
+void linear_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&, Write) {
+  throw NotConfigured("linear_forward on a GPU", "CUDA");
+}
+void linear_backward_input(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&, Write) {
+  throw NotConfigured("linear_backward_input on a GPU", "CUDA");
+}
+void linear_backward_weight(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&, Write) {
+  throw NotConfigured("linear_backward_weight on a GPU", "CUDA");
+}
+void rms_norm_forward(const Context&, const ConstTensorView&, const ConstTensorView&, double, const TensorView&,
+                      const TensorView&) {
+  throw NotConfigured("rms_norm_forward on a GPU", "CUDA");
+}
+void add_rms_norm_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                          double, const TensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("add_rms_norm_forward on a GPU", "CUDA");
+}
+void rms_norm_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                       const ConstTensorView&, const TensorView&, Write, const TensorView&) {
+  throw NotConfigured("rms_norm_backward on a GPU", "CUDA");
+}
+void adamw(const Context&, const AdamWStep&, const TensorView&, const ConstTensorView&, const TensorView&,
+           const TensorView&) {
+  throw NotConfigured("adamw on a GPU", "CUDA");
+}
+double sum_of_squares(const Context&, const ConstTensorView&) {
+  throw NotConfigured("sum_of_squares on a GPU", "CUDA");
+}
+double rec_loss_forward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&,
+                        const ConstTensorView&) {
+  throw NotConfigured("rec_loss_forward on a GPU", "CUDA");
+}
+void rec_loss_backward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                       double, const TensorView&, const TensorView&) {
+  throw NotConfigured("rec_loss_backward on a GPU", "CUDA");
+}
+void rope(const Context&, const RopeTable&, const ConstTensorView&, const TensorView&, Rotation) {
+  throw NotConfigured("rope on a GPU", "CUDA");
+}
+void sample(const Context&, const ConstTensorView&, std::span<const SampleRow>, const TensorView&, const TensorView&) {
+  throw NotConfigured("sample on a GPU", "CUDA");
+}
+void swiglu_forward(const Context&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("swiglu_forward on a GPU", "CUDA");
+}
+void swiglu_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("swiglu_backward on a GPU", "CUDA");
+}
+
+}  // namespace photon::cuda

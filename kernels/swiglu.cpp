@@ -1,0 +1,42 @@
+#include "kernels/swiglu.hpp"
+
+#include "kernels/checks.hpp"
+#include "kernels/cpu/loops.hpp"
+
+namespace photon {
+
+void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const TensorView& out) {
+  expect_rank(ctx, out, DType::f32, 2, "out");
+  expect_tensor(ctx, gate_up, DType::f32, {out.size(0), 2 * out.size(1)}, "gate_up");
+  if (ctx.space == Space::device) return cuda::swiglu_forward(ctx, gate_up, out);
+  if (out.numel() == 0) return;
+  const std::int64_t width = out.size(1);
+  const float* from = gate_up.host<float>();
+  float* to = out.host<float>();
+#pragma omp parallel for schedule(static) if (out.numel() > 4096)
+  for (std::int64_t n = 0; n < out.size(0); ++n) {
+    const float* row = from + n * gate_up.stride(0);
+    cpu::loops().swiglu_forward(row, row + width, width, to + n * out.stride(0));
+  }
+}
+
+void swiglu_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& gate_up,
+                     const TensorView& dgate_up) {
+  expect_rank(ctx, dout, DType::f32, 2, "dout");
+  expect_tensor(ctx, gate_up, DType::f32, {dout.size(0), 2 * dout.size(1)}, "gate_up");
+  expect_tensor(ctx, dgate_up, DType::f32, gate_up.shape(), "dgate_up");
+  if (ctx.space == Space::device) return cuda::swiglu_backward(ctx, dout, gate_up, dgate_up);
+  if (dout.numel() == 0) return;
+  const std::int64_t width = dout.size(1);
+  const float* grad = dout.host<float>();
+  const float* from = gate_up.host<float>();
+  float* to = dgate_up.host<float>();
+#pragma omp parallel for schedule(static) if (dout.numel() > 4096)
+  for (std::int64_t n = 0; n < dout.size(0); ++n) {
+    const float* row = from + n * gate_up.stride(0);
+    float* drow = to + n * dgate_up.stride(0);
+    cpu::loops().swiglu_backward(grad + n * dout.stride(0), row, row + width, width, drow, drow + width);
+  }
+}
+
+}  // namespace photon
