@@ -1,0 +1,193 @@
+// What every CUDA body uses: typed device pointers, launches, 16-byte packs, and reductions in a fixed order.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "tensor/context.hpp"
+#include "tensor/cuda_check.hpp"
+
+namespace photon::cuda {
+
+using bf16 = __nv_bfloat16;
+inline constexpr int warp_width = 32;
+inline constexpr unsigned full_warp = 0xffffffffU;
+
+inline cudaStream_t stream_of(const Context& ctx) {
+  return static_cast<cudaStream_t>(ctx.stream.handle());
+}
+
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// A grid of `blocks`, cut off where a kernel's loop over its work takes over.
+inline unsigned grid_of(std::int64_t blocks, std::int64_t most = std::int64_t{1} << 20) {
+  return static_cast<unsigned>(std::clamp<std::int64_t>(blocks, 1, most));
+}
+
+// The CUDA type in which a kernel reads elements that a tensor stores as T.
+template <class T>
+struct StoredAs {
+  using type = T;
+};
+template <>
+struct StoredAs<bf16> {
+  using type = bfloat16;
+};
+
+// The address of a tensor's first element on the GPU. Errors: ContractError when dtype or space differ.
+template <class T>
+const T* device_data(const ConstTensorView& view) {
+  return reinterpret_cast<const T*>(view.device<typename StoredAs<T>::type>().raw());
+}
+template <class T>
+T* device_data(const TensorView& view) {
+  return reinterpret_cast<T*>(view.device<typename StoredAs<T>::type>().raw());
+}
+// The same, nullptr for an empty view.
+template <class T>
+T* optional_data(const TensorView& view) {
+  return view ? device_data<T>(view) : nullptr;
+}
+template <class T>
+const T* optional_data(const ConstTensorView& view) {
+  return view ? device_data<T>(view) : nullptr;
+}
+
+// Strides of heads [outer, positions, heads, hd], in elements.
+struct Strides {
+  std::int64_t outer;
+  std::int64_t position;
+  std::int64_t head;
+};
+inline Strides strides_of(const ConstTensorView& x) {
+  return {x.stride(0), x.stride(1), x.stride(2)};
+}
+
+// Calls body(float{}) or body(bf16{}).
+template <class Body>
+void with_float_type(DType dtype, Body&& body) {
+  PHOTON_EXPECT(dtype == DType::f32 || dtype == DType::bf16, "a CUDA kernel on {} elements (f32 and bf16 only)",
+                name_of(dtype));
+  if (dtype == DType::f32) {
+    body(float{});
+  } else {
+    body(bf16{});
+  }
+}
+
+// Lets `kernel` use `bytes` of shared memory; above 48 KB a kernel must be told before its launch.
+template <class Kernel>
+void allow_shared_memory(Kernel kernel, std::int64_t bytes) {
+  if (bytes <= 48 * 1024) return;
+  PHOTON_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+}
+
+// Workspace of one call, taken from the context's arena and given back when the scope ends. Work already queued may
+// still use it then: the next user queues behind it on the same stream.
+class Workspace {
+ public:
+  explicit Workspace(const Context& ctx) : arena_(expect_arena(ctx)), mark_(arena_.mark()) {}
+  ~Workspace() { arena_.rewind(mark_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  TensorView take(DType dtype, const Shape& shape) { return arena_.allocate(dtype, shape); }
+
+ private:
+  static Arena& expect_arena(const Context& ctx) {
+    PHOTON_EXPECT(ctx.scratch != nullptr && ctx.scratch->space() == Space::device,
+                  "an op that needs workspace was called without a scratch arena in device memory");
+    return *ctx.scratch;
+  }
+  Arena& arena_;
+  std::int64_t mark_;
+};
+
+__device__ inline float to_f32(float x) {
+  return x;
+}
+__device__ inline float to_f32(bf16 x) {
+  return __bfloat162float(x);
+}
+template <class T>
+__device__ inline T from_f32(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    return __float2bfloat16_rn(x);
+  }
+}
+
+// N neighbouring elements, read and written in one access.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+template <class T>
+inline constexpr int full_pack = 16 / static_cast<int>(sizeof(T));
+
+template <int N, class T>
+__device__ inline Pack<T, N> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+template <class T, int N>
+__device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+// Whether rows of `view` (all but the last dim) may be read in 16-byte packs.
+inline bool packs(const ConstTensorView& view) {
+  const auto pack = static_cast<std::int64_t>(16 / size_of(view.dtype()));
+  if (reinterpret_cast<std::uintptr_t>(view.data()) % 16 != 0) return false;
+  if (view.rank() > 0 && view.size(view.rank() - 1) % pack != 0) return false;
+  for (int i = 0; i + 1 < view.rank(); ++i) {
+    if (view.size(i) > 1 && view.stride(i) % pack != 0) return false;
+  }
+  return true;
+}
+template <class... Views>
+bool all_pack(const Views&... views) {
+  return ((!views || packs(views)) && ...);
+}
+
+// Calls body(std::integral_constant<int, N>) with N = a full pack of T or 1.
+template <class T, class Body>
+void with_pack(bool full, Body&& body) {
+  if (full) {
+    body(std::integral_constant<int, full_pack<T>>{});
+  } else {
+    body(std::integral_constant<int, 1>{});
+  }
+}
+
+template <class T>
+__device__ inline T warp_sum(T x) {
+  for (int step = warp_width / 2; step > 0; step /= 2) x += __shfl_xor_sync(full_warp, x, step);
+  return x;
+}
+__device__ inline float warp_max(float x) {
+  for (int step = warp_width / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(full_warp, x, step));
+  return x;
+}
+
+// The sum over a block of up to 1024 threads, known to all of them. Every thread must call it.
+template <class T>
+__device__ T block_sum(T x) {
+  __shared__ T partial[warp_width];
+  const int warp = static_cast<int>(threadIdx.x) / warp_width;
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+  const int num_warps = static_cast<int>(blockDim.x) / warp_width;
+  x = warp_sum(x);
+  __syncthreads();  // the last call's readers are done
+  if (lane == 0) partial[warp] = x;
+  __syncthreads();
+  return warp_sum(lane < num_warps ? partial[lane] : T{0});
+}
+
+}  // namespace photon::cuda

@@ -1,0 +1,33 @@
+#include "kernels/cuda/scratch.hpp"
+
+namespace photon::cuda {
+namespace {
+
+// CUB's radix sort of n pairs of 4-byte keys and values: a second copy of both, and what its passes count.
+std::int64_t sort_footprint(std::int64_t n) {
+  return Arena::footprint(DType::u8, 9 * n + (std::int64_t{1} << 20));
+}
+
+}  // namespace
+
+std::int64_t scratch_bytes(const ScratchLimits& l) {
+  const std::int64_t total = Arena::footprint(DType::f64, 1);
+  std::int64_t bytes = Arena::footprint(DType::f64, square_sum_blocks) + total;
+  bytes = std::max(bytes, Arena::footprint(DType::f32, std::min(l.rows, norm_backward_blocks) * l.width));
+  bytes = std::max(bytes, Arena::footprint(DType::f32, l.attention_rows));
+  bytes = std::max(bytes, 3 * Arena::footprint(DType::i32, l.rows) + sort_footprint(l.rows));
+  bytes = std::max(bytes, Arena::footprint(DType::f64, l.rows) + total);
+  if (l.vocabulary == 0) return bytes;
+  const std::int64_t logits = head_loss_rows(l.rows, l.vocabulary) * l.vocabulary;
+  std::int64_t head = Arena::footprint(DType::f64, l.rows) + total + Arena::footprint(DType::f32, logits);
+  if (l.dtype != DType::f32) head += Arena::footprint(l.dtype, logits);
+  bytes = std::max(bytes, head);
+  const std::int64_t sampled = sampling_rows(l.sampled_rows, l.vocabulary);
+  const std::int64_t sorted = sampled * l.vocabulary;
+  // Options and results of a row take less than 128 bytes.
+  return std::max(bytes, 2 * Arena::footprint(DType::u8, 128 * sampled) + Arena::footprint(DType::i32, l.seen_tokens) +
+                             4 * Arena::footprint(DType::f32, sorted) + 2 * Arena::footprint(DType::i32, sampled) +
+                             sort_footprint(sorted));
+}
+
+}  // namespace photon::cuda

@@ -1,0 +1,41 @@
+// How large the scratch arena of a run on a GPU must be.
+#pragma once
+
+#include <algorithm>
+
+#include "tensor/buffer.hpp"
+
+namespace photon::cuda {
+
+// The largest calls of a run; 0 where it makes none of that sort.
+struct ScratchLimits {
+  DType dtype = DType::f32;  // of the activations
+  std::int64_t rows = 0;     // of norms, losses and embeddings
+  std::int64_t width = 0;    // of the rows that are normalised
+  std::int64_t vocabulary = 0;
+  std::int64_t attention_rows = 0;  // B * N * Hq of a stream attention's backward pass
+  std::int64_t sampled_rows = 0;
+  std::int64_t seen_tokens = 0;  // over all sampled rows of a call
+};
+
+// Bytes of the arena with which no op of such a run fails for want of workspace. Ops use it one after another.
+std::int64_t scratch_bytes(const ScratchLimits& limits);
+
+// The sizes behind it, which the ops share.
+
+// Blocks with partial sums of a norm's weight gradient: 4 a multiprocessor of an H100, everywhere, so that sums have
+// one order.
+inline constexpr std::int64_t norm_backward_blocks = 528;
+// Blocks of a sum of squares, fixed likewise.
+inline constexpr std::int64_t square_sum_blocks = 1056;
+
+// Rows whose logits exist at a time in the head's loss: 128 MiB of float32.
+inline std::int64_t head_loss_rows(std::int64_t rows, std::int64_t vocabulary) {
+  return std::min(rows, std::max<std::int64_t>((std::int64_t{1} << 25) / vocabulary / 128 * 128, 128));
+}
+// Rows that are sorted at a time in sampling: 64 MiB of workspace.
+inline std::int64_t sampling_rows(std::int64_t rows, std::int64_t vocabulary) {
+  return std::min(rows, std::max<std::int64_t>((std::int64_t{1} << 22) / vocabulary, 1));
+}
+
+}  // namespace photon::cuda

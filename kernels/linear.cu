@@ -1,0 +1,27 @@
+// The CUDA bodies of linear.hpp.
+#include "kernels/cuda/blas.hpp"
+#include "kernels/linear.hpp"
+
+namespace photon::cuda {
+
+void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
+                    Write write) {
+  multiply(ctx, {.a = x,
+                 .b = w,
+                 .b_transposed = true,
+                 .c = y,
+                 .write = write,
+                 .row_independent = ctx.numerics == Numerics::deterministic});
+}
+
+void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,
+                           const TensorView& dx, Write write) {
+  multiply(ctx, {.a = dy, .b = w, .c = dx, .write = write, .row_independent = ctx.numerics == Numerics::deterministic});
+}
+
+void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
+                            const TensorView& dw, Write write) {
+  multiply(ctx, {.a = dy, .a_transposed = true, .b = x, .c = dw, .write = write});
+}
+
+}  // namespace photon::cuda

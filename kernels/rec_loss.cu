@@ -1,0 +1,145 @@
+// The CUDA bodies of rec_loss.hpp: a warp a unit.
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/sum.hpp"
+#include "kernels/rec_loss.hpp"
+
+namespace photon::cuda {
+namespace {
+
+constexpr int threads = 256;
+constexpr int rows_a_block = threads / warp_width;
+constexpr float smallest_product = 1e-12F;  // of two norms in the cosine's denominator
+
+struct Dots {
+  float yx;
+  float yy;
+  float xx;
+};
+
+template <class T>
+__device__ Dots dots_of(const T* __restrict__ y, const T* __restrict__ x, int width, int lane) {
+  Dots dots{0, 0, 0};
+  for (int d = lane; d < width; d += warp_width) {
+    const float a = to_f32(y[d]);
+    const float b = to_f32(x[d]);
+    dots.yx += a * b;
+    dots.yy += a * a;
+    dots.xx += b * b;
+  }
+  return {warp_sum(dots.yx), warp_sum(dots.yy), warp_sum(dots.xx)};
+}
+
+template <class T>
+__global__ void forward_kernel(Distance distance, const T* __restrict__ y, std::int64_t y_stride,
+                               const T* __restrict__ x, std::int64_t x_stride, const std::uint8_t* __restrict__ mask,
+                               double* __restrict__ loss, std::int64_t num_rows, int width) {
+  const std::int64_t row = std::int64_t{blockIdx.x} * rows_a_block + threadIdx.x / warp_width;
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+  if (row >= num_rows) return;
+  if (mask != nullptr && mask[row] == 0) {
+    if (lane == 0) loss[row] = 0;
+    return;
+  }
+  y += row * y_stride;
+  x += row * x_stride;
+  double result = 0;
+  if (distance == Distance::cosine) {
+    const Dots dots = dots_of(y, x, width, lane);
+    const double product = sqrt(static_cast<double>(dots.yy)) * sqrt(static_cast<double>(dots.xx));
+    result = 1.0 - static_cast<double>(dots.yx) / fmax(product, static_cast<double>(smallest_product));
+    if (isnan(product)) result = product;  // fmax would hide it
+  } else {
+    float sum = 0;
+    for (int d = lane; d < width; d += warp_width) {
+      const float difference = to_f32(y[d]) - to_f32(x[d]);
+      const float size = fabsf(difference);
+      sum += distance == Distance::mse || size < 1.0F
+                 ? difference * difference * (distance == Distance::mse ? 1.0F : 0.5F)
+                 : size - 0.5F;
+    }
+    result = static_cast<double>(warp_sum(sum)) / width;
+  }
+  if (lane == 0) loss[row] = result;
+}
+
+// dx may be null.
+template <class T>
+__global__ void backward_kernel(Distance distance, const T* __restrict__ y, std::int64_t y_stride,
+                                const T* __restrict__ x, std::int64_t x_stride, const std::uint8_t* __restrict__ mask,
+                                float scale, T* __restrict__ dy, std::int64_t dy_stride, T* __restrict__ dx,
+                                std::int64_t dx_stride, std::int64_t num_rows, int width) {
+  const std::int64_t row = std::int64_t{blockIdx.x} * rows_a_block + threadIdx.x / warp_width;
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+  if (row >= num_rows || (mask != nullptr && mask[row] == 0)) return;
+  y += row * y_stride;
+  x += row * x_stride;
+  dy += row * dy_stride;
+  if (dx != nullptr) dx += row * dx_stride;
+  // Cosine: d/dy = (y (y.x) / |y|^2 - x) / (|y| |x|); where the product is held at its least value, -x over that.
+  float cross = 0;
+  float own_y = 0;
+  float own_x = 0;
+  if (distance == Distance::cosine) {
+    const Dots dots = dots_of(y, x, width, lane);
+    const float product = sqrtf(dots.yy) * sqrtf(dots.xx);
+    const bool held = product < smallest_product;
+    cross = -scale / (held ? smallest_product : product);
+    if (!held) {
+      own_y = -cross * dots.yx / dots.yy;
+      own_x = -cross * dots.yx / dots.xx;
+    }
+  }
+  for (int d = lane; d < width; d += warp_width) {
+    const float a = to_f32(y[d]);
+    const float b = to_f32(x[d]);
+    float grad_y;
+    float grad_x;
+    if (distance == Distance::cosine) {
+      grad_y = cross * b + own_y * a;
+      grad_x = cross * a + own_x * b;
+    } else {
+      const float difference = a - b;
+      const float slope = distance == Distance::mse  ? 2.0F * difference
+                          : fabsf(difference) < 1.0F ? difference
+                                                     : copysignf(1.0F, difference);
+      grad_y = scale * slope / static_cast<float>(width);
+      grad_x = -grad_y;
+    }
+    dy[d] = from_f32<T>(to_f32(dy[d]) + grad_y);
+    if (dx != nullptr) dx[d] = from_f32<T>(to_f32(dx[d]) + grad_x);
+  }
+}
+
+}  // namespace
+
+double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                        const ConstTensorView& mask) {
+  const std::int64_t num_rows = y.size(0);
+  if (num_rows == 0) return 0;
+  Workspace workspace(ctx);
+  const TensorView loss = workspace.take(DType::f64, {num_rows});
+  with_float_type(y.dtype(), [&]<class T>(T) {
+    forward_kernel<<<grid_of(ceil_div(num_rows, rows_a_block), std::numeric_limits<int>::max()), threads, 0,
+                     stream_of(ctx)>>>(distance, device_data<T>(y), y.stride(0), device_data<T>(x), x.stride(0),
+                                       optional_data<std::uint8_t>(mask), device_data<double>(loss), num_rows,
+                                       static_cast<int>(y.size(1)));
+  });
+  PHOTON_CUDA_CHECK(cudaGetLastError());
+  return sum_on_host(ctx, loss);
+}
+
+void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                       const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx) {
+  const std::int64_t num_rows = y.size(0);
+  if (num_rows == 0) return;
+  with_float_type(y.dtype(), [&]<class T>(T) {
+    backward_kernel<<<grid_of(ceil_div(num_rows, rows_a_block), std::numeric_limits<int>::max()), threads, 0,
+                      stream_of(ctx)>>>(distance, device_data<T>(y), y.stride(0), device_data<T>(x), x.stride(0),
+                                        optional_data<std::uint8_t>(mask), static_cast<float>(scale),
+                                        device_data<T>(dy), dy.stride(0), optional_data<T>(dx), dx ? dx.stride(0) : 0,
+                                        num_rows, static_cast<int>(y.size(1)));
+  });
+  PHOTON_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace photon::cuda
