@@ -1,0 +1,51 @@
+// The schedule of a training step: the program of instructions that each rank of a plan carries out, as a value.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "partition/plan.hpp"
+
+namespace photon {
+
+enum class Op : std::uint8_t {
+  forward,          // of the hosted modules on a microbatch
+  backward_input,   // gradients of the inputs only
+  backward_weight,  // gradients of the weights only
+  backward,         // both
+  recompute,        // activations that the forward did not keep
+  send,
+  receive,
+  all_reduce,  // gradients and loss sums over the replicas
+  reduce_scatter,
+  all_gather,
+  clip_norm,  // the global norm of the gradients and the factor that clips it
+  step,       // the optimizer's update
+  evaluate,   // on the validation files
+  save,       // a checkpoint
+};
+
+std::string_view name_of(Op op);  // "forward", ...
+
+struct Instruction {
+  Op op = Op::forward;
+  std::int64_t microbatch = -1;  // of forward, backward and their like; -1 where there is none
+
+  bool operator==(const Instruction&) const = default;
+  std::string str() const;  // "forward 3", "step"
+};
+
+using Program = std::vector<Instruction>;
+
+// What a step does besides training.
+struct StepDuties {
+  bool evaluate = false;
+  bool save = false;
+};
+
+// One program for each rank of the plan, all for one step.
+std::vector<Program> schedule(const Plan& plan, std::int64_t num_microbatches, const StepDuties& duties);
+
+}  // namespace photon
