@@ -1,0 +1,75 @@
+#include "train/memory_plan.hpp"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <sstream>
+
+#include "blueprint/parameters.hpp"
+#include "model/model.hpp"
+#include "support/error.hpp"
+
+namespace photon {
+namespace {
+
+// The number that a file holds alone, e.g. a control group's limit; -1 where there is none ("max", no such file).
+std::int64_t number_in(const char* file) {
+  std::ifstream stream(file);
+  std::int64_t value = -1;
+  return stream >> value ? value : -1;
+}
+
+std::int64_t available_by_system() {
+  std::ifstream stream("/proc/meminfo");
+  for (std::string line; std::getline(stream, line);) {
+    std::istringstream words(line);
+    std::string key;
+    std::int64_t kib = 0;
+    if (words >> key >> kib && key == "MemAvailable:") return kib * 1024;
+  }
+  return std::numeric_limits<std::int64_t>::max();
+}
+
+}  // namespace
+
+std::string bytes_text(std::int64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  if (bytes >= std::int64_t{1} << 30) return fmt::format("{:.2f} GiB", value / 0x1p30);
+  if (bytes >= std::int64_t{1} << 20) return fmt::format("{:.1f} MiB", value / 0x1p20);
+  return fmt::format("{:.1f} KiB", value / 1024);
+}
+
+std::int64_t available_host_bytes() {
+  std::int64_t available = available_by_system();
+  const std::int64_t limit = number_in("/sys/fs/cgroup/memory.max");
+  const std::int64_t used = number_in("/sys/fs/cgroup/memory.current");
+  if (limit >= 0 && used >= 0) available = std::min(available, std::max<std::int64_t>(limit - used, 0));
+  return available;
+}
+
+MemoryPlan plan_memory(const RunConfig& config, std::int64_t microbatch_size) {
+  const std::int64_t flat = flat_size(parameters(config.model)) * 4;
+  return {.weights = flat,
+          .gradients = flat,
+          .optimizer = 2 * flat,
+          .arena = training_arena_bytes(config.model, microbatch_size, config.train.sequence_length)};
+}
+
+std::int64_t arena_budget(const RunConfig& config, std::int64_t available_bytes) {
+  const std::int64_t state = 4 * 4 * flat_size(parameters(config.model));
+  return std::min(std::max<std::int64_t>(available_bytes - state, 0) / 2, std::int64_t{4} << 30);
+}
+
+void require_fit(const MemoryPlan& plan, std::int64_t available_bytes, std::int64_t microbatch_size) {
+  if (plan.total() <= available_bytes) return;
+  throw InputError(fmt::format("this run needs {} of memory a rank and {} are available", bytes_text(plan.total()),
+                               bytes_text(available_bytes)),
+                   fmt::format("weights {}, gradients {}, optimizer {}, activations {} for a microbatch of {}",
+                               bytes_text(plan.weights), bytes_text(plan.gradients), bytes_text(plan.optimizer),
+                               bytes_text(plan.arena), microbatch_size),
+                   microbatch_size > 1
+                       ? "set parallel.microbatch_size lower, shorten train.sequence_length or take a smaller model"
+                       : "shorten train.sequence_length, take a smaller model or a machine with more memory");
+}
+
+}  // namespace photon

@@ -1,0 +1,54 @@
+#include "train/stop_signal.hpp"
+
+namespace photon {
+namespace {
+
+volatile std::sig_atomic_t first_signal = 0;
+volatile std::sig_atomic_t interrupts = 0;
+
+void on_signal(int signal) {
+  if (first_signal == 0) first_signal = signal;
+  if (signal != SIGINT) return;
+  interrupts = interrupts + 1;
+  if (interrupts > 1) {
+    std::signal(SIGINT, SIG_DFL);
+    std::raise(SIGINT);
+  }
+}
+
+}  // namespace
+
+StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}}} {
+  first_signal = 0;
+  interrupts = 0;
+  for (auto& [signal, before] : previous_) {
+    struct sigaction action = {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    sigaction(signal, &action, &before);
+  }
+}
+
+StopSignal::~StopSignal() {
+  for (const auto& [signal, before] : previous_) sigaction(signal, &before, nullptr);
+}
+
+int StopSignal::received() {
+  return first_signal;
+}
+
+const char* StopSignal::name(int signal) {
+  switch (signal) {
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGINT:
+      return "SIGINT";
+    case SIGUSR1:
+      return "SIGUSR1";
+    default:
+      return "a signal";
+  }
+}
+
+}  // namespace photon

@@ -1,0 +1,309 @@
+#include "train/trainer.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "blueprint/parameters.hpp"
+#include "checkpoint/weights.hpp"
+#include "kernels/optimizer.hpp"
+#include "support/log.hpp"
+#include "train/evaluation.hpp"
+#include "train/learning_rate.hpp"
+#include "train/memory_plan.hpp"
+
+namespace photon {
+namespace {
+
+// How long a rank waits for others, seconds.
+constexpr double setup_deadline = 900;
+constexpr double step_deadline = 900;
+constexpr double save_deadline = 3600;
+
+// Ranks of one host share its cores, unless the user says how many threads each takes.
+void share_cores(int local_size) {
+  if (local_size <= 1 || std::getenv("OMP_NUM_THREADS") != nullptr) return;
+  omp_set_num_threads(std::max(1, omp_get_num_procs() / local_size));
+}
+
+}  // namespace
+
+Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFactory factory)
+    : world_(world),
+      config_(std::move(config)),
+      options_(std::move(options)),
+      factory_(std::move(factory)),
+      folder_(options_.run) {
+  if (config_.train.precision != Precision::fp32) {
+    throw InputError(
+        fmt::format("train.precision {} needs a GPU", config_.train.precision == Precision::bf16 ? "bf16" : "fp8"),
+        "this run trains on the CPU, which computes in fp32", "set train.precision to fp32");
+  }
+  ctx_.numerics = config_.train.deterministic ? Numerics::deterministic : Numerics::tuned;
+}
+
+void Trainer::run() {
+  world_.enter("set-up", setup_deadline);
+  share_cores(world_.local_size());
+  open_folder();
+  adopt_stored_config();
+  open_data();
+  make_plan_and_buffers();
+  restore_or_initialize();
+  complete_evaluation();
+  if (state_.step >= config_.train.steps) {
+    log_info("{} is finished: step {} of {}; set train.steps higher to go on", folder_.root().string(), state_.step,
+             config_.train.steps);
+    return;
+  }
+  while (state_.step < config_.train.steps) {
+    if (stopping_ || stop_agreed()) preempt();
+    run_step();
+  }
+  if (stopping_) preempt();
+  if (saved_step_ != state_.step) {
+    throw Error(fmt::format("step {}, the last one, could not be saved", state_.step), "see the message above",
+                "make room and start the same command again: it continues from the last good checkpoint");
+  }
+  log_info("finished {} steps; weights are in {}", state_.step, folder_.model().string());
+}
+
+bool Trainer::stop_agreed() {
+  if (world_.all().all_reduce(std::int64_t{StopSignal::received() != 0 ? 1 : 0}, Reduction::max) != 0) stopping_ = true;
+  return stopping_;
+}
+
+bool Trainer::evaluation_due(std::int64_t step) const {
+  if (!validation_ || step == 0) return false;
+  const std::int64_t every = config_.train.eval_every;
+  return step == config_.train.steps || (every > 0 && step % every == 0);
+}
+
+bool Trainer::save_due(std::int64_t step) const {
+  const std::int64_t every = config_.train.checkpoint_every;
+  return step == config_.train.steps || (every > 0 && step % every == 0);
+}
+
+void Trainer::run_step() {
+  world_.enter(fmt::format("step {}", state_.step + 1), step_deadline);
+  Step step(state_.step + 1, config_.model);
+  const TrainConfig& train = config_.train;
+
+  // This replica's sequences, and how many tokens count over all replicas: what the mean is taken over.
+  const std::int64_t mine = plan_.sequences_per_replica();
+  data_->load(state_.samples + plan_.first_sequence(world_.rank(), 0), mine, sequences_);
+  const std::int64_t counted = world_.all().all_reduce(count_tokens(sequences_.part(0, mine)), Reduction::sum);
+  step.scales.ce = counted == 0 ? 0 : 1.0 / static_cast<double>(counted);
+  for (const std::int64_t units : unpadded_units(config_.model, plan_.batch_size, train.sequence_length)) {
+    step.scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
+  }
+
+  const TensorView gradients = gradients_->flat();
+  std::memset(gradients.data(), 0, static_cast<std::size_t>(gradients.bytes()));
+  const std::vector<Program> programs = schedule(
+      plan_, plan_.num_microbatches(), {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
+  for (const Instruction& instruction : programs[static_cast<std::size_t>(world_.rank())]) execute(instruction, step);
+  finish_record(step);
+}
+
+void Trainer::execute(const Instruction& instruction, Step& step) {
+  switch (instruction.op) {
+    case Op::forward:
+      // A rank that hosts the whole model runs both halves as one call, at the backward.
+      PHOTON_EXPECT(forwarded_ < 0, "{} before the backward of microbatch {}", instruction.str(), forwarded_);
+      forwarded_ = instruction.microbatch;
+      return;
+    case Op::backward:
+      PHOTON_EXPECT(forwarded_ == instruction.microbatch, "{} after the forward of {}", instruction.str(), forwarded_);
+      forwarded_ = -1;
+      return backward(instruction.microbatch, step);
+    case Op::all_reduce:
+      return reduce(step);
+    case Op::clip_norm:
+      return clip(step);
+    case Op::step:
+      return update(step);
+    case Op::evaluate:
+      step.record.validation = evaluate();
+      return;
+    case Op::save:
+      finish_record(step);
+      if (!stopping_) save();  // else preempt() does
+      return;
+    case Op::backward_input:
+    case Op::backward_weight:
+    case Op::recompute:
+    case Op::send:
+    case Op::receive:
+    case Op::reduce_scatter:
+    case Op::all_gather:
+      break;
+  }
+  PHOTON_EXPECT(false, "a rank that hosts the whole model was told to {}", instruction.str());
+}
+
+void Trainer::backward(std::int64_t microbatch, Step& step) {
+  const std::int64_t size = plan_.microbatch_size;
+  const Batch batch = sequences_.part(microbatch * size, size);
+  step.totals.add(model_->forward_backward(ctx_, batch, step.scales, rec_loss_options(config_.train), *gradients_));
+}
+
+void Trainer::reduce(Step& step) {
+  step.totals.all_reduce(world_.all());
+  world_.all().all_reduce(gradients_->flat(), Reduction::sum);
+}
+
+void Trainer::clip(Step& step) {
+  StepRecord& record = step.record;
+  record.ce = step.totals.ce();
+  record.rec_levels = step.totals.rec_levels();
+  record.rec = step.totals.rec();
+  record.loss = record.ce + config_.train.alpha * record.rec;
+  record.grad_norm = std::sqrt(sum_of_squares(ctx_, gradients_->flat()));
+  // Every rank holds the same bits of both, so all decide alike.
+  step.finite = std::isfinite(record.loss) && std::isfinite(record.grad_norm);
+  const double limit = config_.train.grad_clip;
+  step.gradient_scale = limit > 0 && record.grad_norm > limit ? limit / record.grad_norm : 1;
+}
+
+void Trainer::update(Step& step) {
+  StepRecord& record = step.record;
+  record.lr = learning_rate(config_.train, step.number);
+  if (step.finite) {
+    const std::int64_t update = step.number - state_.skipped_steps;  // updates made so far, and this one
+    optimizer_->step(ctx_, model_->parameters(), *gradients_, record.lr, step.gradient_scale, update);
+    bad_in_row_ = 0;
+  } else {
+    ++state_.skipped_steps;
+    ++bad_in_row_;
+    console_->clear();
+    log_warning("step {} is skipped: loss {}, gradient norm {} ({} in a row, {} so far)", step.number, record.loss,
+                record.grad_norm, bad_in_row_, state_.skipped_steps);
+  }
+  state_.step = step.number;
+  state_.samples += plan_.batch_size;
+  state_.tokens += plan_.batch_size * config_.train.sequence_length;
+  record.step = step.number;
+  record.skipped = !step.finite;
+  record.num_skipped = state_.skipped_steps;
+  record.tokens = state_.tokens;
+  record.seconds = std::chrono::duration<double>(Clock::now() - step.begin).count();
+  record.tokens_per_second =
+      static_cast<double>(plan_.batch_size * config_.train.sequence_length) / std::max(record.seconds, 1e-9);
+  console_->show(record);
+}
+
+void Trainer::finish_record(Step& step) {
+  if (step.recorded) return;
+  step.recorded = true;
+  if (metrics_) {
+    try {
+      metrics_->append(step.record);
+    } catch (const Error& error) {
+      console_->clear();
+      log_warning("the metrics of step {} are lost: {}", step.number, error.what());
+    }
+  }
+  if (bad_in_row_ < config_.train.max_bad_steps) return;
+  throw Error(
+      fmt::format("training stopped at step {}", step.number),
+      fmt::format("{} steps in a row had a loss or gradient that is not finite, and train.max_bad_steps is {}",
+                  bad_in_row_, config_.train.max_bad_steps),
+      "lower train.learning_rate or train.grad_clip, or look at the data there; checkpoints before it are kept");
+}
+
+std::optional<ValidationResult> Trainer::evaluate() {
+  const auto wish = [] { return StopSignal::received() != 0; };
+  world_.enter(fmt::format("evaluation after step {}", state_.step), step_deadline);
+  const std::optional<ValidationResult> result =
+      evaluate_validation(*model_, ctx_, *validation_, config_, plan_.microbatch_size, world_.all(), wish);
+  if (result) {
+    console_->show_validation(state_.step, *result);
+  } else {
+    stopping_ = true;
+  }
+  return result;
+}
+
+void Trainer::complete_evaluation() {
+  const bool missing = metrics_ && metrics_->lacks_validation(state_.step) && evaluation_due(state_.step);
+  if (world_.all().all_reduce(std::int64_t{missing ? 1 : 0}, Reduction::max) == 0) return;
+  log_info("making up for the evaluation after step {}, which was interrupted", state_.step);
+  const std::optional<ValidationResult> result = evaluate();
+  if (!result) preempt();
+  if (metrics_) metrics_->complete_last(*result);
+}
+
+bool Trainer::save() {
+  world_.enter(fmt::format("save of step {}", state_.step), save_deadline);
+  console_->clear();
+  Communicator& all = world_.all();
+  const auto all_succeed = [&](bool mine) { return all.all_reduce(std::int64_t{mine ? 1 : 0}, Reduction::min) != 0; };
+  std::string problem;
+  try {
+    state_.extra_json = nlohmann::json{{"bad_in_row", bad_in_row_}}.dump();
+    // Replicas hold the same tensors, so each stores a share.
+    std::vector<TensorPiece> pieces;
+    std::size_t index = 0;
+    const auto take = [&](const char* group, const Parameters& values) {
+      for (TensorPiece& piece : pieces_of(group, values)) {
+        if (static_cast<int>(index++ % static_cast<std::size_t>(all.size())) == all.rank())
+          pieces.push_back(std::move(piece));
+      }
+    };
+    take(parameter_group, model_->parameters());
+    take(first_moment_group, optimizer_->mean());
+    take(second_moment_group, optimizer_->variance());
+    const std::int64_t keep = config_.train.keep_checkpoints;
+    // The metrics must be no older than the state that is saved beside them.
+    std::string early;
+    if (metrics_) {
+      try {
+        metrics_->sync();
+        save_weights_folder(folder_.model(), config_.model, model_->parameters(), DType::f32, data_->tokenizer_file());
+      } catch (const Error& error) {
+        early = error.what();
+      }
+    }
+    if (!all_succeed(early.empty())) throw Error(early.empty() ? "rank 0 cannot save" : early, "", "");
+    const std::filesystem::path folder =
+        save_checkpoint(folder_.root(), config_.model, state_, pieces,
+                        {.keep = keep == 0 ? std::numeric_limits<std::int64_t>::max() : keep,
+                         .tokenizer_file = data_->tokenizer_file(),
+                         .rank = all.rank(),
+                         .num_ranks = all.size(),
+                         .all_succeed = all_succeed});
+    saved_step_ = state_.step;
+    log_info("saved {}", folder.string());
+    return true;
+  } catch (const Error& error) {
+    problem = error.what();
+  }
+  log_text(LogLevel::error, false,
+           fmt::format("step {} is not saved: {}; {}", state_.step, problem,
+                       saved_step_ < 0 ? std::string("no checkpoint exists yet")
+                                       : fmt::format("the checkpoint of step {} is kept", saved_step_)));
+  return false;
+}
+
+void Trainer::preempt() {
+  const int signal = StopSignal::received();
+  const std::string reason = signal != 0 ? StopSignal::name(signal) : "a signal on another rank";
+  const bool saved = saved_step_ == state_.step || save();
+  console_->clear();
+  throw Preempted(
+      saved
+          ? fmt::format("stopped by {} after step {} of {}, which is saved; start the same command again to go on",
+                        reason, state_.step, config_.train.steps)
+          : fmt::format("stopped by {} after step {} of {}, which could not be saved; the same command goes on from {}",
+                        reason, state_.step, config_.train.steps,
+                        saved_step_ < 0 ? std::string("the beginning") : fmt::format("step {}", saved_step_)));
+}
+
+}  // namespace photon

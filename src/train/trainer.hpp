@@ -1,0 +1,113 @@
+// A training run: carries out the schedule on a model, keeps the run folder, and survives being stopped at any instant.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "checkpoint/checkpoint.hpp"
+#include "comm/world.hpp"
+#include "config/run_config.hpp"
+#include "model/model.hpp"
+#include "partition/plan.hpp"
+#include "partition/schedule.hpp"
+#include "train/adamw_optimizer.hpp"
+#include "train/console.hpp"
+#include "train/loss_totals.hpp"
+#include "train/metrics.hpp"
+#include "train/run_folder.hpp"
+#include "train/sequences.hpp"
+#include "train/stop_signal.hpp"
+
+namespace photon {
+
+struct TrainOptions {
+  std::filesystem::path run;        // the run folder
+  std::filesystem::path init_from;  // weights to start from (any form of --model); empty: fresh ones by train.seed
+  bool fresh = false;               // set an existing run folder aside instead of continuing it
+};
+
+using ModelFactory = std::function<std::unique_ptr<Model>(const ModelConfig&, Space, std::int32_t start_token)>;
+
+class Trainer {
+ public:
+  // The world outlives the trainer. `factory` makes the model, make_model by default.
+  Trainer(World& world, RunConfig config, TrainOptions options, ModelFactory factory = make_model);
+
+  // Trains from where the run folder stands to train.steps. Collective. Errors: InputError for what the user can
+  // change; Preempted after a signal, with the state saved; Error when steps fail or the last one cannot be saved.
+  void run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // What one step carries from instruction to instruction.
+  struct Step {
+    Step(std::int64_t step, const ModelConfig& model) : number(step), totals(model) {}
+
+    std::int64_t number;
+    LossScales scales;
+    LossTotals totals;
+    StepRecord record;
+    bool finite = false;
+    bool recorded = false;
+    double gradient_scale = 1;
+    Clock::time_point begin = Clock::now();
+  };
+
+  // Set-up, in this order.
+  void open_folder();
+  void adopt_stored_config();
+  void open_data();
+  void make_plan_and_buffers();
+  void restore_or_initialize();
+  void initialize_weights();
+
+  // Whether any rank was asked to stop; the answer is common to all.
+  bool stop_agreed();
+  bool evaluation_due(std::int64_t step) const;
+  bool save_due(std::int64_t step) const;
+
+  void run_step();
+  void execute(const Instruction& instruction, Step& step);
+  void backward(std::int64_t microbatch, Step& step);
+  void reduce(Step& step);
+  void clip(Step& step);
+  void update(Step& step);
+  void finish_record(Step& step);
+  std::optional<ValidationResult> evaluate();
+  void complete_evaluation();
+  // Returns whether the state is on disk; when not, rank 0 has said why.
+  bool save();
+  [[noreturn]] void preempt();
+
+  World& world_;
+  RunConfig config_;
+  TrainOptions options_;
+  ModelFactory factory_;
+  RunFolder folder_;
+  StopSignal signals_;
+  Context ctx_;
+
+  std::unique_ptr<RunLock> lock_;
+  std::unique_ptr<TrainingData> data_;
+  std::unique_ptr<ValidationData> validation_;
+  Plan plan_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Parameters> gradients_;
+  std::unique_ptr<AdamWOptimizer> optimizer_;
+  std::unique_ptr<MetricsFile> metrics_;  // rank 0 only
+  std::unique_ptr<Console> console_;
+  Sequences sequences_;  // this replica's part of the step's batch
+
+  TrainState state_;
+  std::int64_t bad_in_row_ = 0;
+  std::int64_t saved_step_ = -1;  // the newest step whose state is on disk
+  std::int64_t forwarded_ = -1;   // microbatch whose forward was asked for, whose backward is not done
+  bool stopping_ = false;
+};
+
+}  // namespace photon

@@ -1,0 +1,132 @@
+// What a trainer does before its first step.
+#include <algorithm>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+
+#include "storage/publish.hpp"
+#include "support/log.hpp"
+#include "train/memory_plan.hpp"
+#include "train/trainer.hpp"
+
+namespace photon {
+
+void Trainer::open_folder() {
+  if (world_.rank() == 0) {
+    if (options_.fresh) {
+      if (const auto old = folder_.set_aside()) log_info("the run that was there is now {}", old->string());
+    }
+    folder_.create();
+    lock_ = std::make_unique<RunLock>(folder_);
+  }
+  world_.all().barrier();
+  log_to_file(folder_.log_file(world_.rank()).string());
+}
+
+void Trainer::adopt_stored_config() {
+  const std::optional<RunConfig> stored = folder_.stored_config();
+  const bool continues = stored && !list_checkpoints(folder_.root()).empty();
+  world_.all().barrier();  // every rank has read what rank 0 will replace
+  if (!continues) return;
+  // The data names the tokenizer when the configuration does not; the stored one has it resolved.
+  if (config_.model.tokenizer.empty()) config_.model.tokenizer = stored->model.tokenizer;
+  if (!same_model(stored->model, config_.model)) {
+    std::string changes;
+    for (const std::string& change : changed_keys(*stored, config_)) {
+      if (change.starts_with("model.")) changes += (changes.empty() ? "" : ", ") + change;
+    }
+    throw InputError(fmt::format("{} holds a run of another model", folder_.root().string()), changes,
+                     "give the model it was started with, choose another folder with --run, or --fresh to start over");
+  }
+  // A chosen microbatch size stays, so that the run goes on bit for bit where other memory is free.
+  if (config_.parallel.microbatch_size == 0 && stored->train.batch_size == config_.train.batch_size &&
+      stored->train.sequence_length == config_.train.sequence_length &&
+      (config_.train.batch_size / world_.size()) % std::max<std::int64_t>(stored->parallel.microbatch_size, 1) == 0) {
+    config_.parallel.microbatch_size = stored->parallel.microbatch_size;
+  }
+  for (const std::string& change : changed_keys(*stored, config_)) {
+    log_warning("the configuration changed since the run was started: {}", change);
+  }
+}
+
+void Trainer::open_data() {
+  data_ = std::make_unique<TrainingData>(config_);
+  config_.model.tokenizer = data_->tokenizer();
+  if (!config_.data.val.empty()) validation_ = std::make_unique<ValidationData>(config_, data_->tokenizer_hash());
+}
+
+void Trainer::make_plan_and_buffers() {
+  // Ranks of one host share its memory; all must choose alike, so the one with the least decides.
+  const std::int64_t available = world_.all().all_reduce(available_host_bytes() / world_.local_size(), Reduction::min);
+  plan_ = make_plan(config_, world_.size(), arena_budget(config_, available),
+                    [&](std::int64_t sequences) { return plan_memory(config_, sequences).arena; });
+  config_.parallel.microbatch_size = plan_.microbatch_size;
+  const MemoryPlan memory = plan_memory(config_, plan_.microbatch_size);
+  log_info(
+      "memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}); {} available",
+      bytes_text(memory.total()), bytes_text(memory.weights), bytes_text(memory.gradients),
+      bytes_text(memory.optimizer), bytes_text(memory.arena), plan_.microbatch_size, bytes_text(available));
+  require_fit(memory, available, plan_.microbatch_size);
+  // Weights and moments of a checkpoint, and the weights folder; one more of each exists while it is replaced.
+  const std::int64_t save_bytes = memory.weights + memory.optimizer + memory.weights;
+  const auto free = static_cast<std::int64_t>(std::min<std::uint64_t>(free_bytes(folder_.root()), INT64_MAX));
+  if (free < 2 * save_bytes) {
+    log_warning("{} has {} free, and a save takes {} make room or lower train.keep_checkpoints",
+                folder_.root().string(), bytes_text(free), bytes_text(save_bytes));
+  }
+
+  model_ = factory_(config_.model, Space::host, data_->start_token(config_.model));
+  gradients_ = std::make_unique<Parameters>(config_.model, Space::host, "gradients");
+  optimizer_ = std::make_unique<AdamWOptimizer>(config_.model, config_.train, Space::host);
+  console_ = std::make_unique<Console>(config_.train.steps, config_.train.log_every, world_.rank() != 0);
+  log_info("{} parameters; a step is {} sequences of {} tokens: {} replica{}, {} microbatch{} of {} each",
+           num_parameters(config_.model), plan_.batch_size, config_.train.sequence_length, plan_.replicas,
+           plan_.replicas == 1 ? "" : "s", plan_.num_microbatches(), plan_.num_microbatches() == 1 ? "" : "es",
+           plan_.microbatch_size);
+}
+
+void Trainer::restore_or_initialize() {
+  std::vector<TensorTarget> targets = targets_of(parameter_group, model_->parameters());
+  for (TensorTarget& target : targets_of(first_moment_group, optimizer_->mean())) targets.push_back(std::move(target));
+  for (TensorTarget& target : targets_of(second_moment_group, optimizer_->variance()))
+    targets.push_back(std::move(target));
+  if (const std::optional<TrainState> state = load_latest_checkpoint(folder_.root(), config_.model, targets)) {
+    state_ = *state;
+    saved_step_ = state_.step;
+    bad_in_row_ = nlohmann::json::parse(state_.extra_json).value("bad_in_row", std::int64_t{0});
+    log_info("continuing after step {} of {}", state_.step, config_.train.steps);
+    if (!options_.init_from.empty()) log_info("--init-from is not used: the run has begun already");
+  } else {
+    initialize_weights();
+  }
+  const std::int64_t newest = world_.all().all_reduce(state_.step, Reduction::max);
+  const std::int64_t oldest = world_.all().all_reduce(state_.step, Reduction::min);
+  if (newest != oldest) {
+    throw Error(fmt::format("ranks found different checkpoints in {}", folder_.root().string()),
+                fmt::format("of steps {} and {}", oldest, newest), "give every rank the same file system");
+  }
+  if (world_.rank() == 0) {
+    folder_.store_config(config_);
+    metrics_ = std::make_unique<MetricsFile>(folder_.metrics_file(), state_.step);
+  }
+}
+
+void Trainer::initialize_weights() {
+  if (options_.init_from.empty()) {
+    initialize(model_->parameters(), config_.train.seed);
+    log_info("starting with fresh weights, seed {}", config_.train.seed);
+    return;
+  }
+  LoadedModel loaded = resolve_model(options_.init_from);
+  // Names and files may differ; the arithmetic and the shapes may not.
+  loaded.config.tokenizer = config_.model.tokenizer;
+  loaded.config.start_token = config_.model.start_token;
+  if (!same_model(loaded.config, config_.model)) {
+    throw InputError(
+        fmt::format("{} holds another model than the configuration describes", options_.init_from.string()),
+        "their config.json and `model` section differ", "give --init-from weights of this model");
+  }
+  copy(loaded.parameters.flat(), model_->parameters().flat());
+  log_info("starting from the weights in {}", options_.init_from.string());
+}
+
+}  // namespace photon

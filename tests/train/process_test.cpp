@@ -1,0 +1,211 @@
+// The photon program itself: killed, stopped, continued, and run on several ranks.
+#include "process.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "checkpoint/weights.hpp"
+#include "testing/compare.hpp"
+#include "tiny_run.hpp"
+#include "train/stop_signal.hpp"
+
+namespace photon {
+namespace {
+
+using testing::expect_same_run;
+using testing::metrics_of;
+using testing::Process;
+using testing::ProcessResult;
+using testing::wait_until;
+
+using Variables = std::vector<std::pair<std::string, std::string>>;
+
+class TrainProcess : public ::testing::Test {
+ protected:
+  void SetUp() override { testing::write_bytes(data_ / "tiny.yaml", data_.yaml()); }
+
+  std::vector<std::string> command(const std::string& run, const std::vector<std::string>& overrides = {}) const {
+    std::vector<std::string> words{PHOTON_BINARY,         "train", "--config", (data_ / "tiny.yaml").string(), "--run",
+                                   (data_ / run).string()};
+    for (const std::string& change : overrides) {
+      words.push_back("--set");
+      words.push_back(change);
+    }
+    return words;
+  }
+  ProcessResult train(const std::string& run, const std::vector<std::string>& overrides = {},
+                      Variables environment = {}) const {
+    environment.emplace_back("OMP_NUM_THREADS", "1");
+    return Process(command(run, overrides), environment).wait();
+  }
+  std::vector<std::string> mpi_command(int ranks, const std::string& run,
+                                       const std::vector<std::string>& overrides = {}) const {
+    std::vector<std::string> words{"mpirun", "--oversubscribe", "-np", std::to_string(ranks)};
+    for (std::string& word : command(run, overrides)) words.push_back(std::move(word));
+    return words;
+  }
+  ProcessResult mpi_train(int ranks, const std::string& run, const std::vector<std::string>& overrides = {}) const {
+    return Process(mpi_command(ranks, run, overrides), mpi_environment()).wait();
+  }
+  static Variables mpi_environment() {
+    return {{"OMP_NUM_THREADS", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
+  }
+  // Steps that a run's metrics hold by now.
+  std::size_t num_steps(const std::string& run) const {
+    const std::string text = testing::read_bytes(data_ / run / "metrics.jsonl");
+    return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+  }
+  // The same training to rounding.
+  void expect_close_runs(const std::string& a, const std::string& b) const {
+    const auto lines_a = metrics_of(data_ / a);
+    const auto lines_b = metrics_of(data_ / b);
+    ASSERT_EQ(lines_a.size(), lines_b.size());
+    for (std::size_t i = 0; i < lines_a.size(); ++i) {
+      for (const char* key : {"loss", "ce", "rec", "val_loss", "val_bits_per_byte"}) {
+        ASSERT_EQ(lines_a[i].contains(key), lines_b[i].contains(key));
+        if (!lines_a[i].contains(key)) continue;
+        const auto x = lines_a[i][key].get<double>();
+        const auto y = lines_b[i][key].get<double>();
+        EXPECT_TRUE(std::abs(x - y) <= 1e-5 * std::abs(y)) << key << " of step " << i + 1 << ": " << x << " and " << y;
+      }
+      EXPECT_EQ(lines_a[i]["tokens"], lines_b[i]["tokens"]);
+    }
+    const LoadedModel model_a = load_weights(data_ / a / "model");
+    const LoadedModel model_b = load_weights(data_ / b / "model");
+    EXPECT_CLOSE(model_a.parameters.flat().host<float>(), model_b.parameters.flat().host<float>(),
+                 model_a.parameters.flat().numel(), 1e-5);
+  }
+
+  testing::TinyData data_;
+};
+
+TEST_F(TrainProcess, KilledAtEveryPointOfASaveContinuesBitForBit) {
+  const std::vector<std::string> changes{"train.steps=4", "train.keep_checkpoints=1", "train.eval_every=2"};
+  ASSERT_EQ(train("straight", changes).exit_code, 0);
+  for (const std::string point :
+       {"weights.begin", "weights.data", "weights.rename", "weights.done", "checkpoint.begin", "checkpoint.data",
+        "checkpoint.manifest", "checkpoint.rename", "checkpoint.latest", "checkpoint.trash", "checkpoint.done"}) {
+    const std::string run = "run-" + point;
+    // The second save replaces something; the trash is emptied once.
+    const std::string fault = point == "checkpoint.trash" ? point : point + ":2";
+    const ProcessResult killed = train(run, changes, {{"PHOTON_FAULT", fault}});
+    EXPECT_EQ(killed.signal, SIGKILL) << point << ": " << killed.errors;
+    const ProcessResult continued = train(run, changes);
+    EXPECT_EQ(continued.exit_code, 0) << point << ": " << continued.errors;
+    SCOPED_TRACE(point);
+    expect_same_run(data_ / run, data_ / "straight");
+  }
+}
+
+TEST_F(TrainProcess, StopsOnSignalsWithItsOwnExitCodeAndGoesOn) {
+  const std::vector<std::string> endless{"train.steps=1000000", "train.eval_every=0", "train.checkpoint_every=0"};
+  std::size_t before = 0;
+  for (const int signal : {SIGTERM, SIGUSR1}) {
+    Process process(command("run", endless), {{"OMP_NUM_THREADS", "1"}});
+    wait_until([&] { return num_steps("run") > before + 2; });
+    process.send(signal);
+    const ProcessResult result = process.wait();
+    EXPECT_EQ(result.exit_code, 75) << result.errors;
+    EXPECT_NE(result.errors.find(std::string("stopped by ") + StopSignal::name(signal)), std::string::npos)
+        << result.errors;
+    EXPECT_NE(result.errors.find("start the same command again to go on"), std::string::npos) << result.errors;
+    const auto lines = metrics_of(data_ / "run");
+    for (std::size_t i = 0; i < lines.size(); ++i) ASSERT_EQ(lines[i]["step"], i + 1);
+    EXPECT_GT(lines.size(), before + 2);
+    before = lines.size();
+  }
+}
+
+TEST_F(TrainProcess, SaysThatAFinishedRunIsFinished) {
+  ASSERT_EQ(train("run", {"train.steps=2"}).exit_code, 0);
+  const ProcessResult again = train("run", {"train.steps=2"});
+  EXPECT_EQ(again.exit_code, 0);
+  EXPECT_NE(again.errors.find("is finished: step 2 of 2"), std::string::npos) << again.errors;
+}
+
+TEST_F(TrainProcess, SeveralRanksTrainAsOneProcess) {
+  ASSERT_EQ(train("one").exit_code, 0);
+  for (const int ranks : {2, 3}) {
+    const std::string run = "ranks-" + std::to_string(ranks);
+    const ProcessResult result = mpi_train(ranks, run);
+    ASSERT_EQ(result.exit_code, 0) << result.errors;
+    SCOPED_TRACE(run);
+    expect_close_runs(run, "one");
+    EXPECT_TRUE(std::filesystem::exists(data_ / run / "logs" / ("rank-" + std::to_string(ranks - 1) + ".log")));
+  }
+}
+
+TEST_F(TrainProcess, SeveralRanksShareTheMeanOfMaskedTokens) {
+  const std::vector<std::string> changes{"data.train=" + data_.masked().string(), "train.steps=3",
+                                         "train.checkpoint_every=0"};
+  ASSERT_EQ(train("one", changes).exit_code, 0);
+  const ProcessResult result = mpi_train(2, "two", changes);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  expect_close_runs("two", "one");
+}
+
+TEST_F(TrainProcess, ContinuesOnAnotherNumberOfRanks) {
+  ASSERT_EQ(train("one").exit_code, 0);
+  ASSERT_EQ(mpi_train(3, "run").exit_code, 0);
+  for (const char* step : {"step-6", "step-4"}) std::filesystem::remove_all(data_ / "run" / "checkpoints" / step);
+  const ProcessResult result = train("run");
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_NE(result.errors.find("continuing after step 2 of 6"), std::string::npos) << result.errors;
+  expect_close_runs("run", "one");
+}
+
+TEST_F(TrainProcess, ASignalToOneRankStopsAll) {
+  Process process(mpi_command(2, "run", {"train.steps=1000000", "train.eval_every=0", "train.checkpoint_every=0"}),
+                  mpi_environment());
+  wait_until([&] { return num_steps("run") > 2; });
+  const std::vector<pid_t> ranks = process.children();
+  ASSERT_EQ(ranks.size(), 2U);
+  ::kill(ranks.back(), SIGTERM);
+  const ProcessResult result = process.wait();
+  EXPECT_EQ(result.exit_code, 75) << result.errors;
+  EXPECT_NE(result.errors.find("which is saved; start the same command again"), std::string::npos) << result.errors;
+  EXPECT_FALSE(testing::names_in(data_ / "run" / "checkpoints").empty());
+}
+
+TEST_F(TrainProcess, AnErrorEndsEveryRankAndIsToldOnce) {
+  const ProcessResult result = mpi_train(4, "run");
+  EXPECT_EQ(result.exit_code, 2) << result.errors;
+  const std::string message = "train.batch_size 6 cannot be split over 4 ranks";
+  const auto first = result.errors.find(message);
+  ASSERT_NE(first, std::string::npos) << result.errors;
+  EXPECT_EQ(result.errors.find(message, first + 1), std::string::npos) << result.errors;
+}
+
+TEST(StopSignal, ASecondInterruptEndsTheProcess) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const StopSignal signals;
+    raise(SIGINT);
+    if (StopSignal::received() != SIGINT) ::_exit(1);
+    raise(SIGINT);
+    ::_exit(2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) << status;
+}
+
+TEST(StopSignal, PutsBackWhatWasThere) {
+  struct sigaction before = {};
+  sigaction(SIGUSR1, nullptr, &before);
+  {
+    const StopSignal signals;
+    EXPECT_EQ(StopSignal::received(), 0);
+    raise(SIGUSR1);
+    raise(SIGTERM);
+    EXPECT_EQ(StopSignal::received(), SIGUSR1);  // the first one
+  }
+  struct sigaction after = {};
+  sigaction(SIGUSR1, nullptr, &after);
+  EXPECT_EQ(before.sa_handler, after.sa_handler);
+}
+
+}  // namespace
+}  // namespace photon
