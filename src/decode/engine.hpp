@@ -1,0 +1,130 @@
+// Continuous batching: requests stream in, take slots of an incremental decoder, and leave at group boundaries.
+//
+// A row's text is a function of the model, its prompt, its options and its id: batch size, order, refills and
+// look-ahead do not change it (in deterministic numerics).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "decode/chooser.hpp"
+#include "decode/request.hpp"
+#include "decode/sample.hpp"
+#include "model/incremental.hpp"
+
+namespace photon {
+
+enum class GenerationMode { hiergen, recgen };
+// "hiergen" | "recgen". Errors: InputError.
+GenerationMode generation_mode(const std::string& name);
+
+// Where caches come from.
+struct DecoderSource {
+  std::int64_t group_tokens = 1;  // C_<=L
+  std::int64_t chunk_tokens = 1;  // C_1
+  std::function<std::int64_t(std::int64_t max_tokens)> slot_bytes;
+  std::function<std::unique_ptr<IncrementalDecoder>(std::int64_t num_slots, std::int64_t max_tokens)> make;
+};
+// The model must outlive it.
+DecoderSource decoder_source(Model& model, const Context& ctx);
+
+struct EngineOptions {
+  GenerationMode mode = GenerationMode::hiergen;
+  std::int64_t max_batch = 256;  // sequences decoded at once
+  std::int64_t memory_bytes = std::int64_t{1}
+                              << 30;   // for caches: fewer sequences run at once where they would need more
+  std::int64_t look_ahead = 0;         // RecGen: groups the coarse stream runs ahead; 0 = chosen from the batch
+  std::int64_t max_chunks = 1024;      // RecGen: chunks decoded in one call
+  std::int64_t prefill_tokens = 8192;  // prompt tokens encoded in one call (a longer prompt goes alone)
+  bool logprobs = false;
+};
+
+struct Result {
+  std::string id;  // as JSON
+  std::vector<Completion> samples;
+};
+
+class ResultSink {
+ public:
+  virtual ~ResultSink() = default;
+  virtual void result(const Result& result) = 0;
+  virtual void error(const RowError& error) = 0;
+};
+
+struct EngineStatistics {
+  std::int64_t rows = 0;           // finished with a result
+  std::int64_t errors = 0;         // finished with an error
+  std::int64_t prompt_tokens = 0;  // encoded, or forced through the decoders
+  std::int64_t new_tokens = 0;     // of rows in flight too
+  std::int64_t num_active = 0;     // samples in flight
+  std::int64_t num_slots = 0;
+  std::int64_t cache_bytes = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+};
+
+class Engine {
+ public:
+  // `tokenizer` (null: no texts) must outlive this. eos < 0: only stop strings and lengths end a row.
+  Engine(const Context& ctx, DecoderSource source, const Tokenizer* tokenizer, std::int32_t eos,
+         const EngineOptions& options);
+  ~Engine();
+
+  // Decodes rows until `next` gives none; false when `poll`, called before every macro-step, asked to stop by returning
+  // false (rows in flight are dropped). A row that needs more than the memory becomes an error.
+  bool run(const std::function<std::optional<Row>()>& next, ResultSink& sink,
+           const std::function<bool(const EngineStatistics&)>& poll);
+
+  const EngineStatistics& statistics() const { return statistics_; }
+
+ private:
+  struct Job;     // a request and its samples
+  struct Active;  // a sample in a slot
+
+  std::int64_t tokens_needed(const Request& request) const;
+  std::int64_t capacity_class(std::int64_t tokens) const;
+  std::int64_t slots_for(std::int64_t max_tokens) const;
+  std::int64_t waiting_samples() const;
+  void read_rows(const std::function<std::optional<Row>()>& next);
+  void rebuild();
+  bool worth_draining() const;
+  void admit();
+  void expand_held();
+  void start_sample(const std::shared_ptr<Job>& job, std::int64_t slot);
+  void prefill(const std::vector<std::pair<std::int64_t, const Request*>>& prompts);
+  void hiergen_step(const std::vector<Active*>& rows);
+  void recgen_round();
+  void decode_chunks(std::span<Chunk> chunks, const ConstTensorView& conditioning);
+  void retire();
+  void finish(const Job& job);
+  void update_statistics();
+
+  Context ctx_;
+  DecoderSource source_;
+  const Tokenizer* tokenizer_;
+  std::int32_t eos_;
+  EngineOptions options_;
+  ResultSink* sink_ = nullptr;
+  EngineStatistics statistics_;
+  std::int64_t finished_tokens_ = 0;
+
+  std::unique_ptr<IncrementalDecoder> decoder_;
+  std::deque<std::shared_ptr<Job>> window_;  // read, not yet in a slot
+  bool exhausted_ = false;
+  bool draining_ = false;  // no admission until all slots are free, for caches of another size
+  std::vector<Active> active_;
+  std::vector<std::int64_t> free_slots_;
+  // A request with more samples than there were free slots: its prompt waits, encoded, in a slot of its own (-1: only
+  // one slot exists, the prompt is encoded anew for every sample).
+  std::shared_ptr<Job> held_;
+  std::int64_t held_slot_ = -1;
+};
+
+}  // namespace photon

@@ -1,0 +1,70 @@
+// Where results go: JSON lines, appended one row at a time, so that a job killed anywhere goes on where it was.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+
+#include "decode/engine.hpp"
+
+namespace photon {
+
+// One line of a result file, without the line end (docs/decoding.md). Bytes of a text that are no UTF-8 become U+FFFD.
+std::string result_line(const Result& result);
+std::string error_line(const RowError& error);
+
+// An output of JSON lines: one write() a line. `path` "-" is stdout.
+class LineWriter {
+ public:
+  LineWriter() = default;
+  // Appends to `path`, which is made when missing. Errors: InputError when it cannot be opened, or another job writes
+  // to it.
+  explicit LineWriter(const std::filesystem::path& path);
+  ~LineWriter();
+  LineWriter(LineWriter&& other) noexcept;
+  LineWriter& operator=(LineWriter&& other) noexcept;
+
+  void write(std::string_view line);  // Errors: Error, e.g. when the disk is full
+  void sync();                        // what was written survives the machine
+  void truncate(std::int64_t bytes);
+  bool is_stdout() const { return path_ == "-"; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  int file_ = -1;
+};
+
+class ResultFile : public ResultSink {
+ public:
+  // Reads what an earlier run of the job left in `path`: complete rows are remembered, a torn last line is dropped.
+  // With retry_errors, error records are removed first. Errors: InputError when the file holds something that is no
+  // result.
+  ResultFile(const std::filesystem::path& path, bool retry_errors);
+
+  // Whether the row needs no work: the file has its result (or its error).
+  bool has(const Row& row) const;
+  std::int64_t num_resumed() const { return num_results_ + num_errors_; }  // rows that were there at the start
+  std::int64_t num_errors() const { return num_errors_; }
+
+  // Fault points before and after a row is written: "results.row", "results.done".
+  void result(const Result& result) override;
+  void error(const RowError& error) override;
+  void sync();
+
+ private:
+  void read_earlier(bool retry_errors);
+  void append(const std::string& line);
+
+  LineWriter writer_;
+  std::unordered_set<std::string> ids_;           // with a result, or an error known by its id
+  std::unordered_set<std::int64_t> error_lines_;  // errors known by their line
+  std::int64_t num_results_ = 0;
+  std::int64_t num_errors_ = 0;
+  std::chrono::steady_clock::time_point synced_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace photon

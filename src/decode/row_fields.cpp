@@ -1,0 +1,90 @@
+#include "decode/row_fields.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "config/nearest.hpp"
+#include "support/error.hpp"
+
+namespace photon::rows {
+
+void bad(std::string_view problem, std::string_view why, std::string_view remedy, RowError::Kind kind) {
+  throw BadRow{kind, error_message(problem, why, remedy)};
+}
+
+Json parse(const std::string& text, std::int64_t line, std::string& id) {
+  Json row = Json::parse(text, nullptr, false);
+  if (row.is_discarded()) {
+    bad(fmt::format("line {} is not JSON", line + 1), "every line must be one JSON object", "correct the line",
+        RowError::Kind::malformed);
+  }
+  if (!row.is_object()) {
+    bad(fmt::format("line {} is {}", line + 1, shown(row)), "every line must be one JSON object",
+        "write {\"id\": ..., ...}", RowError::Kind::malformed);
+  }
+  if (const auto given = row.find("id"); given != row.end()) {
+    if (!given->is_string() && !given->is_number_integer()) {
+      bad(fmt::format("the id is {}", shown(*given)), "it must be a string or a whole number",
+          "change it, or leave it out to use the line number", RowError::Kind::malformed);
+    }
+    id = given->dump();
+  }
+  return row;
+}
+
+std::string id_text(const std::string& id) {
+  const Json value = Json::parse(id);
+  return value.is_string() ? value.get<std::string>() : id;
+}
+
+void expect_keys(const Json& row, const std::vector<std::string>& known) {
+  for (const auto& [key, value] : row.items()) {
+    if (std::find(known.begin(), known.end(), key) == known.end()) {
+      bad(fmt::format("unknown key '{}'", key), "", fmt::format("did you mean '{}'?", nearest(key, known)));
+    }
+  }
+}
+
+std::string shown(const Json& value) {
+  const std::string text = value.dump(-1, ' ', true);
+  return text.size() <= 40 ? text : text.substr(0, 37) + "...";
+}
+
+double number(const std::string& key, const Json& value) {
+  if (!value.is_number())
+    bad(fmt::format("{} is {}", key, shown(value)), "it must be a number", "write it without quotes");
+  return value.get<double>();
+}
+
+std::int64_t integer(const std::string& key, const Json& value) {
+  const bool fits =
+      value.is_number_integer() &&
+      (!value.is_number_unsigned() ||
+       value.get<std::uint64_t>() <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
+  if (!fits) bad(fmt::format("{} is {}", key, shown(value)), "it must be a whole number", "write e.g. 16");
+  return value.get<std::int64_t>();
+}
+
+const std::string& text(const std::string& key, const Json& value) {
+  if (!value.is_string()) bad(fmt::format("{} is {}", key, shown(value)), "it must be text", "put it in quotes");
+  return value.get_ref<const std::string&>();
+}
+
+std::vector<std::int32_t> tokens(const std::string& key, const Json& value, std::int64_t vocab_size) {
+  if (!value.is_array()) {
+    bad(fmt::format("{} is {}", key, shown(value)), "it must be a list of token ids", "write e.g. [17, 4]");
+  }
+  std::vector<std::int32_t> ids;
+  ids.reserve(value.size());
+  for (const Json& entry : value) {
+    const std::int64_t token = integer("a token", entry);
+    if (token < 0 || token >= vocab_size) {
+      bad(fmt::format("token {} is not in the vocabulary", token), fmt::format("its ids are 0 .. {}", vocab_size - 1),
+          "use this model's tokenizer");
+    }
+    ids.push_back(static_cast<std::int32_t>(token));
+  }
+  return ids;
+}
+
+}  // namespace photon::rows

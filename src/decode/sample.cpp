@@ -1,0 +1,71 @@
+#include "decode/sample.hpp"
+
+#include <algorithm>
+
+namespace photon {
+
+std::string_view name_of(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::length:
+      return "length";
+    case FinishReason::eos:
+      return "eos";
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::none:
+      break;
+  }
+  return "none";
+}
+
+Sample::Sample(const Request& request, std::int64_t index, const Tokenizer* tokenizer, std::int32_t eos)
+    : request_(&request), index_(index), tokenizer_(tokenizer), eos_(eos), sequence_(request.prompt) {}
+
+SampleRow Sample::draw(std::int64_t position) const {
+  SampleRow row;
+  row.options = request_->options.sampling;
+  row.key = {request_->options.seed, request_->key, static_cast<std::uint64_t>(index_),
+             static_cast<std::uint64_t>(position)};
+  row.seen = sequence_;
+  return row;
+}
+
+void Sample::accept(std::int32_t token, float logprob, bool keep_logprob) {
+  if (finished()) return;
+  if (token == eos_) {
+    completion_.finish = FinishReason::eos;
+    return;
+  }
+  const std::size_t before = completion_.text.size();
+  // A model may have more ids than its tokenizer: those have no text.
+  if (tokenizer_ != nullptr && token < tokenizer_->vocab_size()) {
+    // Only the very first token of a text may lose a tokenizer's leading space.
+    if (sequence_.empty()) {
+      completion_.text += tokenizer_->decode({&token, 1});
+    } else {
+      completion_.text += tokenizer_->token_bytes(token);
+    }
+  }
+  sequence_.push_back(token);
+  completion_.tokens.push_back(token);
+  if (keep_logprob) completion_.logprobs.push_back(logprob);
+  find_stop(before);
+  if (completion_.finish == FinishReason::none &&
+      static_cast<std::int64_t>(completion_.tokens.size()) >= request_->options.max_new_tokens) {
+    completion_.finish = FinishReason::length;
+  }
+}
+
+// Looks for stop strings that end at or after byte `from`; the earliest beginning wins.
+void Sample::find_stop(std::size_t from) {
+  std::size_t first = std::string::npos;
+  for (const std::string& stop : request_->options.stop) {
+    const std::size_t begin = from >= stop.size() ? from - stop.size() + 1 : 0;
+    first = std::min(first, completion_.text.find(stop, begin));
+  }
+  if (first == std::string::npos) return;
+  completion_.text.resize(first);
+  completion_.finish = FinishReason::stop;
+}
+
+}  // namespace photon

@@ -1,0 +1,204 @@
+// A decoder whose logits are a pure function of a slot's tokens (HierGen) or of a chunk's latent and its tokens
+// (RecGen), so that what an engine makes of it can be said without an engine. It checks the contract of every call.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <vector>
+
+#include "decode/engine.hpp"
+#include "support/error.hpp"
+#include "support/random.hpp"
+
+namespace photon::testing {
+
+inline constexpr std::int64_t fake_vocab = 259;  // of the byte tokenizer
+inline constexpr std::int64_t fake_width = 4;
+
+struct FakeShape {
+  std::int64_t group = 4;
+  std::int64_t chunk = 2;
+};
+
+inline std::uint64_t hash_tokens(std::span<const std::int32_t> tokens) {
+  std::uint64_t hash = 17;
+  for (const std::int32_t token : tokens) hash = random_bits(hash, 1, static_cast<std::uint64_t>(token));
+  return hash;
+}
+
+// Letters are likely, other bytes and the special tokens seldom.
+inline void fake_logits(std::uint64_t hash, float* logits) {
+  for (std::int64_t v = 0; v < fake_vocab; ++v) {
+    const bool letter = v >= 'a' && v <= 'e';
+    logits[v] = static_cast<float>(3 * random_uniform(hash, 2, static_cast<std::uint64_t>(v)) + (letter ? 4 : 0) +
+                                   (v == 257 ? 2.5 : 0));
+  }
+}
+
+// The latent of a chunk: a function of the tokens before the coarse stream took over, and of where it is.
+inline std::array<float, fake_width> fake_latent(std::uint64_t prefix_hash, std::int64_t position) {
+  std::array<float, fake_width> latent{};
+  for (std::size_t i = 0; i < latent.size(); ++i) {
+    latent[i] = static_cast<float>(random_uniform(prefix_hash, static_cast<std::uint64_t>(position), i));
+  }
+  return latent;
+}
+
+inline std::uint64_t hash_chunk(const float* latent, std::span<const std::int32_t> tokens) {
+  std::uint64_t hash = hash_tokens(tokens);
+  for (std::int64_t i = 0; i < fake_width; ++i)
+    hash = random_bits(hash, 3, static_cast<std::uint64_t>(latent[i] * 0x1p24F));
+  return hash;
+}
+
+// What happened to all decoders of a source.
+struct FakeLog {
+  std::int64_t num_made = 0;
+  std::int64_t num_prefilled = 0;  // prompts
+  std::int64_t num_copied = 0;
+  std::int64_t num_steps = 0;  // step_group and roll_out calls
+  std::int64_t max_rows = 0;   // of one call
+  std::int64_t num_row_steps = 0;
+  std::int64_t num_skipped_heads = 0;  // offsets whose tokens were all forced
+  std::int64_t max_chunks = 0;         // of one call
+};
+
+class FakeDecoder : public IncrementalDecoder {
+ public:
+  FakeDecoder(const FakeShape& shape, std::int64_t num_slots, std::int64_t max_tokens, FakeLog& log)
+      : shape_(shape),
+        max_tokens_((max_tokens + shape.group - 1) / shape.group * shape.group),
+        log_(log),
+        slots_(static_cast<std::size_t>(num_slots)) {
+    ++log_.num_made;
+  }
+
+  std::int64_t group_tokens() const override { return shape_.group; }
+  std::int64_t num_slots() const override { return static_cast<std::int64_t>(slots_.size()); }
+  std::int64_t max_tokens() const override { return max_tokens_; }
+  std::int64_t cache_bytes() const override { return num_slots() * max_tokens_; }
+  std::int64_t length(std::int64_t slot) const override { return at(slot).length; }
+
+  void clear(std::int64_t slot) override { at(slot) = Slot(); }
+  void copy_slot(std::int64_t from, std::int64_t to) override {
+    PHOTON_EXPECT(from != to, "copy onto itself");
+    at(to) = at(from);
+    ++log_.num_copied;
+  }
+  void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) override {
+    expect_different(slots);
+    PHOTON_EXPECT(slots.size() == prompts.size(), "slots and prompts");
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      Slot& slot = at(slots[i]);
+      PHOTON_EXPECT(slot.length == 0, "slot not empty");
+      slot.tokens.assign(prompts[i].begin(), prompts[i].end());
+      slot.length = static_cast<std::int64_t>(slot.tokens.size());
+      PHOTON_EXPECT(slot.length % shape_.group == 0 && slot.length <= max_tokens_, "prompt length");
+      ++log_.num_prefilled;
+    }
+  }
+
+  void step_group(std::span<const std::int64_t> slots, TokenChooser& chooser) override {
+    expect_different(slots);
+    record(slots);
+    for (const std::int64_t slot : slots) {
+      PHOTON_EXPECT(!at(slot).coarse && length(slot) + shape_.group <= max_tokens_, "slot is full, or coarse");
+    }
+    const std::size_t n = slots.size();
+    std::vector<std::int32_t> chosen(n);
+    for (std::int64_t offset = 0; offset < shape_.group; ++offset) {
+      Tensor logits;
+      if (chooser.needs_logits(offset)) {
+        logits = Tensor(Space::host, DType::f32, {static_cast<std::int64_t>(n), fake_vocab});
+        for (std::size_t i = 0; i < n; ++i) {
+          fake_logits(hash_tokens(at(slots[i]).tokens),
+                      logits.host<float>() + static_cast<std::int64_t>(i) * fake_vocab);
+        }
+      } else {
+        ++log_.num_skipped_heads;
+      }
+      chooser.choose(offset, logits.view(), chosen);
+      for (std::size_t i = 0; i < n; ++i) {
+        PHOTON_EXPECT(chosen[i] >= 0 && chosen[i] < fake_vocab, "token {}", chosen[i]);
+        at(slots[i]).tokens.push_back(chosen[i]);
+      }
+    }
+    for (const std::int64_t slot : slots) at(slot).length += shape_.group;
+  }
+
+  Tensor roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override {
+    expect_different(slots);
+    record(slots);
+    PHOTON_EXPECT(num_groups >= 1, "no groups");
+    const std::int64_t chunks = num_groups * shape_.group / shape_.chunk;
+    Tensor out(Space::host, DType::f32, {static_cast<std::int64_t>(slots.size()), chunks, fake_width});
+    float* to = out.host<float>();
+    for (const std::int64_t s : slots) {
+      Slot& slot = at(s);
+      slot.coarse = true;
+      for (std::int64_t j = 0; j < chunks; ++j, to += fake_width) {
+        const auto latent = fake_latent(hash_tokens(slot.tokens), slot.length + j * shape_.chunk);
+        std::copy(latent.begin(), latent.end(), to);
+      }
+      slot.length += num_groups * shape_.group;
+      PHOTON_EXPECT(slot.length <= max_tokens_, "slot is full");
+    }
+    return out;
+  }
+
+  void decode_chunks(const ConstTensorView& conditioning, TokenChooser& chooser) override {
+    const std::int64_t m = conditioning.size(0);
+    log_.max_chunks = std::max(log_.max_chunks, m);
+    std::vector<std::vector<std::int32_t>> tokens(static_cast<std::size_t>(m));
+    std::vector<std::int32_t> chosen(static_cast<std::size_t>(m));
+    for (std::int64_t offset = 0; offset < shape_.chunk; ++offset) {
+      Tensor logits(Space::host, DType::f32, {m, fake_vocab});
+      for (std::int64_t i = 0; i < m; ++i) {
+        fake_logits(hash_chunk(conditioning.host<float>() + i * fake_width, tokens[static_cast<std::size_t>(i)]),
+                    logits.host<float>() + i * fake_vocab);
+      }
+      PHOTON_EXPECT(chooser.needs_logits(offset), "nothing to draw");
+      chooser.choose(offset, logits.view(), chosen);
+      for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i].push_back(chosen[i]);
+    }
+  }
+
+ private:
+  struct Slot {
+    std::vector<std::int32_t> tokens;
+    std::int64_t length = 0;
+    bool coarse = false;
+  };
+
+  Slot& at(std::int64_t slot) { return slots_.at(static_cast<std::size_t>(slot)); }
+  const Slot& at(std::int64_t slot) const { return slots_.at(static_cast<std::size_t>(slot)); }
+  static void expect_different(std::span<const std::int64_t> slots) {
+    PHOTON_EXPECT(!slots.empty() && std::set(slots.begin(), slots.end()).size() == slots.size(), "slots");
+  }
+  void record(std::span<const std::int64_t> slots) {
+    const auto n = static_cast<std::int64_t>(slots.size());
+    ++log_.num_steps;
+    log_.num_row_steps += n;
+    log_.max_rows = std::max(log_.max_rows, n);
+  }
+
+  FakeShape shape_;
+  std::int64_t max_tokens_;
+  FakeLog& log_;
+  std::vector<Slot> slots_;
+};
+
+// A slot of t tokens takes t bytes.
+inline DecoderSource fake_source(FakeLog& log, const FakeShape& shape = {}) {
+  DecoderSource source;
+  source.group_tokens = shape.group;
+  source.chunk_tokens = shape.chunk;
+  source.slot_bytes = [](std::int64_t max_tokens) { return max_tokens; };
+  source.make = [&log, shape](std::int64_t num_slots, std::int64_t max_tokens) {
+    return std::make_unique<FakeDecoder>(shape, num_slots, max_tokens, log);
+  };
+  return source;
+}
+
+}  // namespace photon::testing

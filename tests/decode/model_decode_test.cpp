@@ -1,0 +1,177 @@
+// The engine on real models.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "../model/shapes.hpp"
+#include "decode/engine.hpp"
+#include "kernels/head_loss.hpp"
+#include "model/incremental.hpp"
+
+namespace photon {
+namespace {
+
+struct Results : ResultSink {
+  std::map<std::string, std::vector<Completion>> rows;
+  void result(const Result& result) override { rows[result.id] = result.samples; }
+  void error(const RowError& error) override { ADD_FAILURE() << error.id << ": " << error.message; }
+};
+
+Context deterministic() {
+  Context ctx;
+  ctx.numerics = Numerics::deterministic;
+  return ctx;
+}
+
+std::vector<Request> requests(const ModelConfig& config, double temperature, double penalty = 1.0) {
+  std::vector<Request> made;
+  for (int i = 0; i < 9; ++i) {
+    Request request;
+    request.id = std::to_string(i);
+    request.key = hash_name(request.id);
+    const testing::TokenBatch prompt(1, (i * 5) % 22, config.vocab_size, static_cast<std::uint64_t>(i));
+    request.prompt = prompt.ids;
+    request.options.max_new_tokens = 1 + (i * 11) % 27;
+    request.options.sampling.temperature = temperature;
+    request.options.sampling.repetition_penalty = i % 3 == 0 ? penalty : 1.0;
+    made.push_back(request);
+  }
+  return made;
+}
+
+std::map<std::string, std::vector<Completion>> decode(Model& model, const std::vector<Request>& rows,
+                                                      const EngineOptions& options, std::int32_t eos = -1) {
+  const Context ctx = deterministic();
+  Engine engine(ctx, decoder_source(model, ctx), nullptr, eos, options);
+  Results results;
+  std::size_t at = 0;
+  engine.run([&]() { return at < rows.size() ? std::optional<Row>(rows[at++]) : std::nullopt; }, results,
+             [](const EngineStatistics&) { return true; });
+  EXPECT_EQ(results.rows.size(), rows.size());
+  return results.rows;
+}
+
+void expect_same(const std::map<std::string, std::vector<Completion>>& a,
+                 const std::map<std::string, std::vector<Completion>>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (const auto& [id, samples] : a) {
+    const auto& others = b.at(id);
+    ASSERT_EQ(samples.size(), others.size());
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      EXPECT_EQ(samples[i].tokens, others[i].tokens) << id;
+      EXPECT_EQ(samples[i].logprobs, others[i].logprobs) << id;  // bit for bit
+      EXPECT_EQ(samples[i].finish, others[i].finish) << id;
+    }
+  }
+}
+
+class ModelDecodeTest : public ::testing::TestWithParam<testing::NamedConfig> {};
+class RecGenDecodeTest : public ::testing::TestWithParam<testing::NamedConfig> {};
+
+TEST_P(ModelDecodeTest, GreedyIsTheArgmaxOfTheTrainingForward) {
+  const ModelConfig& config = GetParam().config;
+  const auto model = testing::random_model(config, 3);
+  const std::vector<Request> rows = requests(config, 0);
+  EngineOptions options;
+  options.max_batch = 4;
+  options.logprobs = true;
+  const auto results = decode(*model, rows, options);
+  for (const Request& row : rows) {
+    const Completion& completion = results.at(row.id)[0];
+    ASSERT_EQ(static_cast<std::int64_t>(completion.tokens.size()), row.options.max_new_tokens);
+    std::vector<std::int32_t> sequence = row.prompt;
+    sequence.insert(sequence.end(), completion.tokens.begin(), completion.tokens.end());
+    const auto n = static_cast<std::int64_t>(sequence.size());
+    std::vector<std::int32_t> argmax(sequence.size());
+    std::vector<float> loss(sequence.size());
+    model->evaluate(deterministic(), {host_view(sequence.data(), {1, n}), {}}, {}, host_view(loss.data(), {1, n}),
+                    host_view(argmax.data(), {1, n}));
+    for (std::size_t i = row.prompt.size(); i < sequence.size(); ++i) {
+      EXPECT_EQ(sequence[i], argmax[i]) << "row " << row.id << ", token " << i;
+      EXPECT_NEAR(static_cast<double>(completion.logprobs[i - row.prompt.size()]), -static_cast<double>(loss[i]), 1e-3);
+    }
+  }
+}
+
+TEST_P(ModelDecodeTest, ARowDoesNotDependOnTheBatch) {
+  const ModelConfig& config = GetParam().config;
+  const auto model = testing::random_model(config, 4);
+  std::vector<Request> rows = requests(config, 0.9, 1.3);
+  EngineOptions options;
+  options.logprobs = true;
+  options.max_batch = 1;
+  const std::int32_t eos = 2;
+  const auto alone = decode(*model, rows, options, eos);
+  for (const std::int64_t batch : {3, 7}) {
+    std::reverse(rows.begin(), rows.end());
+    options.max_batch = batch;
+    expect_same(alone, decode(*model, rows, options, eos));
+  }
+  for (const auto& [id, samples] : alone) {
+    const auto& tokens = samples[0].tokens;
+    EXPECT_EQ(std::find(tokens.begin(), tokens.end(), eos), tokens.end()) << "the eos is not part of a result";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, ModelDecodeTest, ::testing::ValuesIn(testing::all_shapes()),
+                         [](const auto& shape) { return shape.param.name; });
+
+TEST_P(RecGenDecodeTest, TextDoesNotDependOnBatchOrLookAhead) {
+  const ModelConfig& config = GetParam().config;
+  const auto model = testing::random_model(config, 5);
+  const std::vector<Request> rows = requests(config, 0.9, 1.3);
+  EngineOptions options;
+  options.mode = GenerationMode::recgen;
+  options.logprobs = true;
+  options.max_batch = 1;
+  options.look_ahead = 1;
+  const auto alone = decode(*model, rows, options, 2);
+  for (const std::int64_t look_ahead : {0, 2, 100}) {
+    options.look_ahead = look_ahead;
+    options.max_batch = look_ahead == 2 ? 4 : 16;
+    options.max_chunks = look_ahead == 2 ? 3 : 1024;
+    expect_same(alone, decode(*model, rows, options, 2));
+  }
+}
+
+TEST_P(RecGenDecodeTest, GreedyIsTheArgmaxOfRecGensLikelihood) {
+  const ModelConfig& config = GetParam().config;
+  const auto model = testing::random_model(config, 6);
+  const std::vector<Request> rows = requests(config, 0);
+  EngineOptions options;
+  options.mode = GenerationMode::recgen;
+  const auto results = decode(*model, rows, options);
+  for (const Request& row : rows) {
+    std::vector<std::int32_t> sequence = row.prompt;
+    const auto& tokens = results.at(row.id)[0].tokens;
+    sequence.insert(sequence.end(), tokens.begin(), tokens.end());
+    const auto n = static_cast<std::int64_t>(sequence.size());
+    const std::vector<std::int64_t> prompt{static_cast<std::int64_t>(row.prompt.size())};
+    const Tensor hidden = recgen_hidden(*model, deterministic(), {host_view(sequence.data(), {1, n}), {}}, prompt);
+    std::vector<std::int32_t> argmax(sequence.size());
+    head_loss_forward(deterministic(), hidden.view().merge(0), model->head_weight(), host_view(sequence.data(), {n}),
+                      {}, {}, host_view(argmax.data(), {n}));
+    for (std::size_t i = row.prompt.size(); i < sequence.size(); ++i) {
+      EXPECT_EQ(sequence[i], argmax[i]) << "row " << row.id << ", token " << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, RecGenDecodeTest, ::testing::ValuesIn(testing::recgen_shapes()),
+                         [](const auto& shape) { return shape.param.name; });
+
+TEST(RecGenTest, ModelsWithoutItAreRefused) {
+  for (const testing::NamedConfig& shape : testing::all_shapes()) {
+    const bool can = shape.config.num_levels() >= 2 && shape.config.lookback == 0;
+    if (can) {
+      EXPECT_NO_THROW(require_recgen(shape.config)) << shape.name;
+    } else {
+      EXPECT_THROW(require_recgen(shape.config), InputError) << shape.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace photon

@@ -1,0 +1,123 @@
+#include "decode/output.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "storage/publish.hpp"
+#include "support/error.hpp"
+
+namespace photon {
+namespace {
+
+class ResultFileTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / ("photon_output_test." + std::to_string(::getpid()));
+    std::filesystem::create_directories(folder_);
+    path_ = folder_ / "out.jsonl";
+    std::filesystem::remove(path_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  void write(const std::string& text) const { std::ofstream(path_, std::ios::binary) << text; }
+  std::string content() const { return read_text_file(path_); }
+
+  std::filesystem::path folder_;
+  std::filesystem::path path_;
+};
+
+Request request(const std::string& id) {
+  Request made;
+  made.id = id;
+  return made;
+}
+
+Result result(const std::string& id, const std::string& text) {
+  return {id, {{{1, 2}, {}, text, FinishReason::length}}};
+}
+
+TEST_F(ResultFileTest, RowsAreLinesOfJson) {
+  EXPECT_EQ(result_line(result("\"a\"", "hi")), R"({"id":"a","text":"hi","tokens":[1,2],"finish_reason":"length"})");
+  Result two{"7", {{{1}, {-0.5F}, "x", FinishReason::eos}, {{2}, {-1.0F}, "y", FinishReason::stop}}};
+  EXPECT_EQ(result_line(two), R"({"id":7,"outputs":[{"text":"x","tokens":[1],"finish_reason":"eos","logprobs":[-0.5]},)"
+                              R"({"text":"y","tokens":[2],"finish_reason":"stop","logprobs":[-1.0]}]})");
+  EXPECT_EQ(error_line({RowError::Kind::too_long, "\"a\"", 3, "too \"long\""}),
+            R"({"id":"a","error":{"type":"too_long","message":"too \"long\"","line":3}})");
+  EXPECT_EQ(nlohmann::json::parse(result_line(result("1",
+                                                     "a\xff"
+                                                     "b\nc")))["text"],
+            "a\xef\xbf\xbd"
+            "b\nc");
+}
+
+TEST_F(ResultFileTest, ARestartKnowsWhatIsDoneAndDropsATornLine) {
+  {
+    ResultFile file(path_, false);
+    file.result(result("\"a\"", "x"));
+    file.error({RowError::Kind::invalid, "\"bad\"", 1, "why"});
+    file.error({RowError::Kind::duplicate, "\"a\"", 2, "why"});
+    file.error({RowError::Kind::malformed, "3", 3, "why"});
+    file.sync();
+  }
+  const std::string whole = content();
+  for (std::size_t torn = 1; torn < 20; torn += 6) {
+    write(whole + result_line(result("\"b\"", "y")).substr(0, torn));
+    ResultFile file(path_, false);
+    EXPECT_EQ(content(), whole);
+    EXPECT_EQ(file.num_resumed(), 4);
+    EXPECT_EQ(file.num_errors(), 3);
+    EXPECT_TRUE(file.has(request("\"a\"")));
+    EXPECT_FALSE(file.has(request("\"b\"")));
+    EXPECT_TRUE(file.has(request("\"bad\"")));
+    EXPECT_FALSE(file.has(request("3")));  // a malformed line is known by its line alone
+    EXPECT_TRUE(file.has(RowError{RowError::Kind::invalid, "\"bad\"", 1, ""}));
+    EXPECT_TRUE(file.has(RowError{RowError::Kind::duplicate, "\"a\"", 2, ""}));
+    EXPECT_FALSE(file.has(RowError{RowError::Kind::duplicate, "\"a\"", 5, ""}));
+    EXPECT_TRUE(file.has(RowError{RowError::Kind::malformed, "3", 3, ""}));
+    file.result(result("\"b\"", "y"));
+    EXPECT_EQ(content(), whole + result_line(result("\"b\"", "y")) + "\n");
+  }
+  // Even a line that only lacks its end is done again.
+  write(result_line(result("\"b\"", "y")));
+  EXPECT_FALSE(ResultFile(path_, false).has(request("\"b\"")));
+  EXPECT_EQ(content(), "");
+}
+
+TEST_F(ResultFileTest, ErrorsAreTriedAgainOnRequest) {
+  write(result_line(result("1", "x")) + "\n" + error_line({RowError::Kind::invalid, "2", 1, "why"}) + "\n" +
+        result_line(result("3", "z")) + "\n");
+  ResultFile file(path_, true);
+  EXPECT_TRUE(file.has(request("1")));
+  EXPECT_FALSE(file.has(request("2")));
+  EXPECT_TRUE(file.has(request("3")));
+  file.result(result("2", "y"));
+  EXPECT_EQ(content(), result_line(result("1", "x")) + "\n" + result_line(result("3", "z")) + "\n" +
+                           result_line(result("2", "y")) + "\n");
+}
+
+TEST_F(ResultFileTest, RefusesAFileThatIsNotItsOwn) {
+  for (const std::string text : {"{\"id\": 1, \"prompt\": \"x\"}\n", "hello\n", "[]\n", "{\"text\": \"\"}\n", "\n"}) {
+    write(text);
+    try {
+      ResultFile file(path_, false);
+      ADD_FAILURE() << text;
+    } catch (const InputError& error) {
+      EXPECT_NE(std::string(error.what()).find("line 1 is no result of photon generate"), std::string::npos)
+          << error.what();
+    }
+    EXPECT_EQ(content(), text);
+  }
+}
+
+TEST_F(ResultFileTest, TwoJobsDoNotShareAnOutput) {
+  ResultFile file(path_, false);
+  EXPECT_THROW(ResultFile(path_, false), InputError);
+  EXPECT_THROW(ResultFile(folder_ / "missing" / "out.jsonl", false), InputError);
+}
+
+}  // namespace
+}  // namespace photon
