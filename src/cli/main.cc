@@ -1,1 +1,5 @@
-int main(int, char**) { return 0; }
+#include "cli/app.hpp"
+
+int main(int argc, char** argv) {
+  return photon::cli::run(argc, argv);
+}

@@ -1,0 +1,119 @@
+// photon generate: continues prompts.
+#include "decode/generate.hpp"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/commands.hpp"
+#include "cli/one_process.hpp"
+#include "support/log.hpp"
+#include "train/stop_signal.hpp"
+
+namespace photon::cli {
+namespace {
+
+constexpr const char* description =
+    "Continues every prompt of a JSON lines file: rows {\"id\", \"prompt\"} or {\"id\", \"tokens\"}, which may set "
+    "their own\n"
+    "temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, n and stop. Results are appended to "
+    "the\n"
+    "output row by row, in the order in which they are done: {\"id\", \"text\", \"tokens\", \"finish_reason\"}. A bad "
+    "row gives\n"
+    "{\"id\", \"error\"}. Start the same command again to go on where it was stopped: rows in the output are skipped.";
+
+constexpr const char* examples =
+    "Examples:\n"
+    "  photon generate --model runs/first --prompts prompts.jsonl --output texts.jsonl --max-new-tokens 200\n"
+    "  photon generate --model runs/first --prompts prompts.jsonl --output texts.jsonl --temperature 0.8 --top-p 0.95 "
+    "--n 4\n"
+    "  echo '{\"prompt\": \"In the beginning\"}' | photon generate --model runs/first --prompts - --output -";
+
+struct Options {
+  std::string model;
+  std::string mode = "hiergen";
+  std::string numerics = "deterministic";
+  double memory = 0;  // GiB; 0: half of what is free
+  GenerateOptions generate;
+};
+
+void generate_texts(Options options) {
+  const StopSignal signals;
+  const Context ctx = host_context(options.numerics);
+  options.generate.engine.mode = generation_mode(options.mode);
+  validate(options.generate.defaults);
+  OpenModel model = open_model(options.model);
+  options.generate.engine.memory_bytes =
+      options.memory > 0 ? static_cast<std::int64_t>(options.memory * 0x1p30) : default_cache_memory();
+  const GenerateSummary summary = generate(model, ctx, options.generate, [] { return StopSignal::received() != 0; });
+  const EngineStatistics& engine = summary.engine;
+  const nlohmann::ordered_json line = {
+      {"rows", engine.rows},
+      {"errors", engine.errors},
+      {"resumed", summary.num_resumed},
+      {"prompt_tokens", engine.prompt_tokens},
+      {"new_tokens", engine.new_tokens},
+      {"seconds", summary.seconds},
+      {"tokens_per_second", static_cast<double>(engine.new_tokens) / std::max(summary.seconds, 1e-9)},
+  };
+  // Where the results go to stdout, nothing else does.
+  if (options.generate.output == "-") {
+    log_info("generate: {}", line.dump());
+  } else {
+    std::cout << line.dump() << std::endl;
+  }
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", description);
+  command->footer(examples);
+  const auto add = [&](const char* name, auto& value, const char* type, const char* help) {
+    return command->add_option(name, value, help)->type_name(type);
+  };
+  GenerateOptions& job = options->generate;
+  GenerationOptions& defaults = job.defaults;
+  SamplingOptions& sampling = defaults.sampling;
+  add("--model", options->model, "DIR", "a weights folder, a checkpoint, or a run (its latest)")->required();
+  add("--prompts", job.prompts, "FILE", "JSON lines; - for stdin")->required();
+  add("--output", job.output, "FILE", "JSON lines, appended; - for stdout")->required();
+  add("--mode", options->mode, "hiergen|recgen", "exact, or with all chunks in parallel (docs/decoding.md)")
+      ->capture_default_str();
+  add("--max-new-tokens", defaults.max_new_tokens, "N", "tokens after the prompt")->capture_default_str();
+  add("--temperature", sampling.temperature, "X", "0: greedy")->capture_default_str();
+  add("--top-k", sampling.top_k, "K", "keep the K most likely tokens; 0: all")->capture_default_str();
+  add("--top-p", sampling.top_p, "P", "keep the most likely tokens that make up P together; 1: all")
+      ->capture_default_str();
+  add("--min-p", sampling.min_p, "P", "keep tokens of at least P times the largest probability; 0: all")
+      ->capture_default_str();
+  add("--repetition-penalty", sampling.repetition_penalty, "X", "makes tokens seen before less likely; 1: off")
+      ->capture_default_str();
+  add("--seed", defaults.seed, "S", "random numbers are a function of it, the row's id and the token's position")
+      ->capture_default_str();
+  add("--n", defaults.num_samples, "N", "samples of every prompt")->capture_default_str();
+  add("--stop", defaults.stop, "TEXT", "ends a text where TEXT would begin; may be repeated")->allow_extra_args(false);
+  add("--max-batch", job.engine.max_batch, "N", "sequences decoded at once, at most")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+  add("--memory", options->memory, "GIB", "memory for caches: the batch is made to fit; 0: half of what is free")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  add("--look-ahead", job.engine.look_ahead, "N",
+      "recgen: groups the coarse stream runs ahead; 0: chosen from the batch")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30));
+  add("--numerics", options->numerics, "deterministic|tuned",
+      "deterministic: a row's text does not depend on the batch; tuned: faster")
+      ->capture_default_str();
+  command->add_flag("--logprobs", job.engine.logprobs,
+                    "adds the tokens' log-probabilities under the model to the results");
+  command->add_flag("--retry-errors", job.retry_errors, "tries rows again whose result in the output is an error");
+  command->callback([options] { run_in_one_process("generate", [&] { generate_texts(*options); }); });
+}
+
+}  // namespace photon::cli

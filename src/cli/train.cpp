@@ -1,0 +1,81 @@
+// photon train: trains a model, or continues a run.
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/commands.hpp"
+#include "comm/world.hpp"
+#include "config/run_config.hpp"
+#include "support/error.hpp"
+#include "support/log.hpp"
+#include "train/trainer.hpp"
+
+namespace photon::cli {
+namespace {
+
+constexpr const char* description =
+    "Trains a model as a configuration file says, and keeps everything in a run folder: the resolved configuration,\n"
+    "metrics.jsonl, checkpoints, the weights. Started again with the same folder it continues from the last "
+    "checkpoint; a\n"
+    "finished run exits at once with 0. SIGTERM, SIGINT and SIGUSR1 save and exit with 75. Under mpirun or srun every "
+    "rank\n"
+    "is one data-parallel replica.";
+
+constexpr const char* examples =
+    "Examples:\n"
+    "  photon train --config configs/train/bytes-small.yaml\n"
+    "  photon train --config configs/train/bytes-small.yaml --run runs/longer --set train.steps=20000 --set "
+    "train.learning_rate=1e-3\n"
+    "  photon train --config configs/train/bytes-small.yaml --run runs/tuned --init-from runs/longer\n"
+    "  mpirun -np 2 photon train --config configs/train/bytes-small.yaml";
+
+struct Options {
+  std::string config;
+  std::vector<std::string> overrides;
+  TrainOptions train;
+};
+
+void train(Options options) {
+  if (options.train.run.empty())
+    options.train.run = std::filesystem::path("runs") / std::filesystem::path(options.config).stem();
+  int rank = 0;
+  try {
+    World world;
+    rank = world.rank();
+    init_logging(world.rank(), world.size());
+    world.run([&] { Trainer(world, load_run_config(options.config, options.overrides), options.train).run(); });
+  } catch (const Preempted&) {
+    if (rank == 0) throw;
+    std::exit(static_cast<int>(ExitCode::preempted));  // rank 0 tells it for all
+  }
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("train", description);
+  command->footer(examples);
+  command->add_option("--config", options->config, "a YAML file; see photon help config")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("--set", options->overrides,
+                   "sets one key of the configuration, e.g. train.steps=100; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--run", options->train.run, "the run folder; runs/<name of the configuration file> by default")
+      ->type_name("DIR");
+  command
+      ->add_option("--init-from", options->train.init_from,
+                   "start from these weights: a weights folder, a checkpoint or a run")
+      ->type_name("DIR");
+  command->add_flag("--fresh", options->train.fresh,
+                    "start over: the run that is in the folder is renamed to DIR.old-1 (-2, ...), never deleted");
+  command->callback([options] { train(*options); });
+}
+
+}  // namespace photon::cli
