@@ -16,7 +16,27 @@ function(photon_pkg_config target module)
   add_library(${target} INTERFACE)
   target_link_libraries(${target} INTERFACE PkgConfig::${target}_pc)
 endfunction()
-photon_pkg_config(photon_blas ${PHOTON_BLAS})
+
+# OpenBLAS comes in builds that differ in their threads, and the distributions choose among the installed ones by a system-wide
+# alternative. photon's own loops run on OpenMP, so it takes the OpenMP build (one pool of threads instead of two that fight for
+# the cores) by its full path; CMake adds the folder to the programs' search path because all builds share one SONAME.
+set(photon_openblas_dir ${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
+if(PHOTON_BLAS STREQUAL "openblas")
+  find_library(PHOTON_OPENBLAS_LIBRARY NAMES openblas PATHS /usr/lib/${photon_openblas_dir} NO_DEFAULT_PATH)
+  find_path(PHOTON_OPENBLAS_INCLUDE_DIR NAMES cblas.h PATHS /usr/include/${photon_openblas_dir} NO_DEFAULT_PATH)
+  mark_as_advanced(PHOTON_OPENBLAS_LIBRARY PHOTON_OPENBLAS_INCLUDE_DIR)
+endif()
+if(PHOTON_BLAS STREQUAL "openblas" AND PHOTON_OPENBLAS_LIBRARY AND PHOTON_OPENBLAS_INCLUDE_DIR)
+  add_library(photon_blas INTERFACE)
+  target_include_directories(photon_blas SYSTEM INTERFACE ${PHOTON_OPENBLAS_INCLUDE_DIR})
+  target_link_libraries(photon_blas INTERFACE ${PHOTON_OPENBLAS_LIBRARY})
+  set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
+  message(STATUS "BLAS: ${PHOTON_OPENBLAS_LIBRARY}")
+else()
+  photon_pkg_config(photon_blas ${PHOTON_BLAS})
+  message(STATUS "BLAS: ${PHOTON_BLAS} ${photon_blas_pc_VERSION}, found by pkg-config")
+endif()
+
 photon_pkg_config(photon_zstd libzstd)
 photon_pkg_config(photon_xxhash libxxhash)
 photon_pkg_config(photon_sentencepiece sentencepiece)

@@ -1,22 +1,26 @@
-# photon_test(<room> [LINKS <target>...]): the program test_<room> of every tests/<room>/*.cpp; each GoogleTest case becomes a
-# ctest. Cases whose source is named *.mpi.cpp go to photon_mpi_test instead.
+# photon_test(<name> [ROOM <room>] [LINKS <target>...]): the program test_<name> of every tests/<name>/*.cpp, which tests
+# the room of that name or the one given; each GoogleTest case becomes a ctest. Cases whose source is named *.mpi.cpp go to
+# photon_mpi_test instead.
 #
 # photon_mpi_test(<name> NP <ranks>... SOURCES <file>... [LINKS ...]): one ctest <name>/<np> for each number of ranks; the
 # program's main (tests/testing/mpi_main.cpp) fails when no test ran and takes the worst result over all ranks.
 find_package(GTest REQUIRED)
 include(GoogleTest)
 
-function(photon_test room)
-  cmake_parse_arguments(TEST "" "" "LINKS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${room}/*.cpp)
+function(photon_test name)
+  cmake_parse_arguments(TEST "" "ROOM" "LINKS" ${ARGN})
+  if(NOT TEST_ROOM)
+    set(TEST_ROOM ${name})
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*.cpp)
   list(FILTER sources EXCLUDE REGEX "\\.mpi\\.cpp$")
   if(NOT sources)
     return()
   endif()
-  add_executable(test_${room} ${sources})
-  target_link_libraries(test_${room} PRIVATE photon_${room} photon_flags photon_testing GTest::gtest GTest::gtest_main
+  add_executable(test_${name} ${sources})
+  target_link_libraries(test_${name} PRIVATE photon_${TEST_ROOM} photon_flags photon_testing GTest::gtest GTest::gtest_main
                                              ${TEST_LINKS})
-  gtest_discover_tests(test_${room} TEST_PREFIX ${room}/ DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 600
+  gtest_discover_tests(test_${name} TEST_PREFIX ${name}/ DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 600
                        ENVIRONMENT "OMP_NUM_THREADS=2")
 endfunction()
 
