@@ -53,7 +53,7 @@ class Preempted : public std::runtime_error {
 }  // namespace photon
 
 // Checks a precondition in every build type; throws ContractError. The message arguments are only formatted on failure.
-#define PHOTON_EXPECT(condition, ...)                                                              \
-  do {                                                                                             \
+#define PHOTON_EXPECT(condition, ...)                                                                      \
+  do {                                                                                                     \
     if (!(condition)) ::photon::contract_failed(#condition, __FILE__, __LINE__, fmt::format(__VA_ARGS__)); \
   } while (false)

@@ -19,8 +19,8 @@ std::uint64_t random_bits(std::uint64_t seed, std::uint64_t stream, std::uint64_
 double random_uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t index);
 double random_normal(std::uint64_t seed, std::uint64_t stream, std::uint64_t index);
 
-// The image of `index` under a pseudo-random permutation of [0, size) that is a function of (seed, stream): O(1) memory,
-// so that an epoch's order needs no table. Errors: index outside [0, size).
+// The image of `index` under a pseudo-random permutation of [0, size) that is a function of (seed, stream): O(1)
+// memory, so that an epoch's order needs no table. Errors: index outside [0, size).
 std::uint64_t permute_index(std::uint64_t seed, std::uint64_t stream, std::uint64_t size, std::uint64_t index);
 
 }  // namespace photon

@@ -25,7 +25,7 @@ TEST(Random, NormalHasUnitVariance) {
     sum += x;
     squares += x * x;
   }
-  EXPECT_LE(std::abs(sum / n), 4 / std::sqrt(n));             // 4 standard errors
+  EXPECT_LE(std::abs(sum / n), 4 / std::sqrt(n));  // 4 standard errors
   EXPECT_LE(std::abs(squares / n - 1), 4 * std::sqrt(2.0 / n));
 }
 

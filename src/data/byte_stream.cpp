@@ -1,0 +1,215 @@
+#include "data/byte_stream.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "support/error.hpp"
+
+namespace photon {
+namespace {
+
+constexpr std::size_t block_bytes = 1 << 18;
+
+InputError damaged(const std::filesystem::path& file, std::string_view why) {
+  return InputError(fmt::format("cannot decompress {}", file.string()), why,
+                    "fetch or compress the file again, or leave it out");
+}
+
+// The file on disk, a block at a time.
+class DiskFile {
+ public:
+  DiskFile(const std::filesystem::path& file, std::atomic<std::uint64_t>& progress)
+      : path_(file), progress_(progress), hash_(XXH3_createState(), XXH3_freeState), block_(block_bytes) {
+    descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor_ < 0) {
+      throw InputError(fmt::format("cannot read {}", file.string()), std::strerror(errno),
+                       "check the name and its permissions");
+    }
+    ::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_SEQUENTIAL);
+    XXH3_64bits_reset(hash_.get());
+  }
+  DiskFile(const DiskFile&) = delete;
+  DiskFile& operator=(const DiskFile&) = delete;
+  ~DiskFile() { ::close(descriptor_); }
+
+  // What is read and not yet taken; reads on when that is nothing. Empty at the end of the file.
+  std::string_view peek() {
+    if (begin_ == end_) {
+      begin_ = 0;
+      end_ = read_block();
+    }
+    return {block_.data() + begin_, end_ - begin_};
+  }
+  void take(std::size_t count) { begin_ += count; }
+
+  const std::filesystem::path& path() const { return path_; }
+  SourceDigest digest() const { return {path_, bytes_, XXH3_64bits_digest(hash_.get())}; }
+
+ private:
+  // Fills the whole block unless the file ends, so that a magic number is never split.
+  std::size_t read_block() {
+    std::size_t filled = 0;
+    while (filled < block_.size()) {
+      const ssize_t got = ::read(descriptor_, block_.data() + filled, block_.size() - filled);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) {
+        throw InputError(fmt::format("cannot read {}", path_.string()), std::strerror(errno),
+                         "check the file and the disk it is on");
+      }
+      if (got == 0) break;
+      filled += static_cast<std::size_t>(got);
+    }
+    XXH3_64bits_update(hash_.get(), block_.data(), filled);
+    bytes_ += filled;
+    progress_ += filled;
+    return filled;
+  }
+
+  std::filesystem::path path_;
+  std::atomic<std::uint64_t>& progress_;
+  std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash_;
+  std::vector<char> block_;
+  int descriptor_ = -1;
+  std::size_t begin_ = 0;
+  std::size_t end_ = 0;
+  std::uint64_t bytes_ = 0;
+};
+
+class PlainStream final : public ByteStream {
+ public:
+  explicit PlainStream(std::unique_ptr<DiskFile> disk) : disk_(std::move(disk)) {}
+  std::size_t read(std::span<char> out) override {
+    std::size_t filled = 0;
+    while (filled < out.size()) {
+      const std::string_view input = disk_->peek();
+      if (input.empty()) break;
+      const std::size_t count = input.copy(out.data() + filled, out.size() - filled);
+      disk_->take(count);
+      filled += count;
+    }
+    return filled;
+  }
+  SourceDigest digest() const override { return disk_->digest(); }
+
+ private:
+  std::unique_ptr<DiskFile> disk_;
+};
+
+class GzipStream final : public ByteStream {
+ public:
+  explicit GzipStream(std::unique_ptr<DiskFile> disk) : disk_(std::move(disk)) {
+    if (inflateInit2(&z_, 15 + 16) != Z_OK) throw Error("zlib cannot start", "out of memory", "");
+  }
+  GzipStream(const GzipStream&) = delete;
+  GzipStream& operator=(const GzipStream&) = delete;
+  ~GzipStream() override { inflateEnd(&z_); }
+
+  std::size_t read(std::span<char> out) override {
+    std::size_t filled = 0;
+    while (filled < out.size() && !at_end_) {
+      const std::string_view input = disk_->peek();
+      if (input.empty()) {
+        if (in_member_) throw damaged(disk_->path(), "the gzip stream is cut short");
+        at_end_ = true;
+        break;
+      }
+      if (!in_member_ && num_members_ > 0 && skip_padding(input)) continue;
+      in_member_ = true;
+      z_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(input.data()));  // zlib does not write there
+      z_.avail_in = static_cast<uInt>(input.size());
+      z_.next_out = reinterpret_cast<Bytef*>(out.data() + filled);
+      z_.avail_out = static_cast<uInt>(std::min<std::size_t>(out.size() - filled, 1U << 30));
+      const uInt room = z_.avail_out;
+      const int result = inflate(&z_, Z_NO_FLUSH);
+      disk_->take(input.size() - z_.avail_in);
+      filled += room - z_.avail_out;
+      if (result == Z_STREAM_END) {
+        in_member_ = false;
+        ++num_members_;
+        inflateReset(&z_);
+      } else if (result != Z_OK && result != Z_BUF_ERROR) {
+        throw damaged(disk_->path(), z_.msg != nullptr ? z_.msg : "the gzip stream is damaged");
+      }
+    }
+    return filled;
+  }
+  SourceDigest digest() const override { return disk_->digest(); }
+
+ private:
+  // Zeros may follow the last member, as gzip itself allows.
+  bool skip_padding(std::string_view input) {
+    std::size_t zeros = input.find_first_not_of('\0');
+    if (zeros == 0) return false;
+    disk_->take(zeros == std::string_view::npos ? input.size() : zeros);
+    return true;
+  }
+
+  std::unique_ptr<DiskFile> disk_;
+  z_stream z_{};
+  bool in_member_ = true;
+  bool at_end_ = false;
+  int num_members_ = 0;
+};
+
+class ZstdStream final : public ByteStream {
+ public:
+  explicit ZstdStream(std::unique_ptr<DiskFile> disk)
+      : disk_(std::move(disk)), z_(ZSTD_createDStream(), ZSTD_freeDStream) {
+    ZSTD_DCtx_setParameter(z_.get(), ZSTD_d_windowLogMax, 31);  // zstd --ultra --long=31
+  }
+
+  std::size_t read(std::span<char> out) override {
+    ZSTD_outBuffer output{out.data(), out.size(), 0};
+    while (output.pos < output.size && !at_end_) {
+      const std::string_view bytes = disk_->peek();
+      if (bytes.empty()) {
+        // What the decoder still holds comes out with an empty input.
+        ZSTD_inBuffer none{nullptr, 0, 0};
+        const std::size_t before = output.pos;
+        if (in_frame_) check(ZSTD_decompressStream(z_.get(), &output, &none));
+        if (output.pos > before) continue;
+        if (in_frame_) throw damaged(disk_->path(), "the zstd stream is cut short");
+        at_end_ = true;
+        break;
+      }
+      ZSTD_inBuffer input{bytes.data(), bytes.size(), 0};
+      check(ZSTD_decompressStream(z_.get(), &output, &input));
+      disk_->take(input.pos);
+    }
+    return output.pos;
+  }
+  SourceDigest digest() const override { return disk_->digest(); }
+
+ private:
+  void check(std::size_t result) {
+    if (ZSTD_isError(result) != 0) throw damaged(disk_->path(), ZSTD_getErrorName(result));
+    in_frame_ = result != 0;
+  }
+
+  std::unique_ptr<DiskFile> disk_;
+  std::unique_ptr<ZSTD_DStream, std::size_t (*)(ZSTD_DStream*)> z_;
+  bool in_frame_ = true;
+  bool at_end_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<ByteStream> ByteStream::open(const std::filesystem::path& file, std::atomic<std::uint64_t>& progress) {
+  auto disk = std::make_unique<DiskFile>(file, progress);
+  const std::string_view start = disk->peek();
+  if (start.starts_with("\x1f\x8b\x08")) return std::make_unique<GzipStream>(std::move(disk));
+  if (start.starts_with("\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(disk));
+  if (file.extension() == ".gz") throw damaged(file, "it is named .gz but is not gzip");
+  if (file.extension() == ".zst") throw damaged(file, "it is named .zst but is not zstd");
+  return std::make_unique<PlainStream>(std::move(disk));
+}
+
+}  // namespace photon
