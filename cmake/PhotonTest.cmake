@@ -21,7 +21,7 @@ function(photon_test name)
   target_link_libraries(test_${name} PRIVATE photon_${TEST_ROOM} photon_flags photon_testing GTest::gtest GTest::gtest_main
                                              ${TEST_LINKS})
   gtest_discover_tests(test_${name} TEST_PREFIX ${name}/ DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 600
-                       ENVIRONMENT "OMP_NUM_THREADS=2")
+                       ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
 endfunction()
 
 function(photon_mpi_test name)
@@ -31,6 +31,6 @@ function(photon_mpi_test name)
   foreach(np IN LISTS TEST_NP)
     add_test(NAME ${name}/${np} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -np ${np} $<TARGET_FILE:test_${name}>)
     set_tests_properties(${name}/${np} PROPERTIES TIMEOUT 300 PROCESSORS 2 ENVIRONMENT
-      "OMP_NUM_THREADS=1;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+      "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
   endforeach()
 endfunction()
