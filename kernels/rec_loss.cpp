@@ -45,10 +45,10 @@ void add_gradient(Distance distance, const float* y, const float* x, std::int64_
   if (distance == Distance::cosine) {
     const cpu::Dots d = cpu::loops().dots(y, x, width);
     const double product = std::sqrt(d.yy) * std::sqrt(d.xx);
-    const bool clamped = product < smallest_product;
-    const double inverse = 1.0 / (clamped ? smallest_product : product);
-    const double y_y = clamped ? 0 : scale * d.yx * inverse / d.yy;  // the gradient's part along y, per unit of y
-    const double x_x = clamped ? 0 : scale * d.yx * inverse / d.xx;
+    if (product < smallest_product) return;  // a vector of no direction; NaN goes on
+    const double inverse = 1.0 / product;
+    const double y_y = scale * d.yx * inverse / d.yy;  // the gradient's part along y, per unit of y
+    const double x_x = scale * d.yx * inverse / d.xx;
     for (std::int64_t i = 0; i < width; ++i) {
       const double yi = static_cast<double>(y[i]);
       const double xi = static_cast<double>(x[i]);

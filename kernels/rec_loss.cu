@@ -75,19 +75,17 @@ __global__ void backward_kernel(Distance distance, const T* __restrict__ y, std:
   x += row * x_stride;
   dy += row * dy_stride;
   if (dx != nullptr) dx += row * dx_stride;
-  // Cosine: d/dy = (y (y.x) / |y|^2 - x) / (|y| |x|); where the product is held at its least value, -x over that.
+  // Cosine: d/dy = (y (y.x) / |y|^2 - x) / (|y| |x|).
   float cross = 0;
   float own_y = 0;
   float own_x = 0;
   if (distance == Distance::cosine) {
     const Dots dots = dots_of(y, x, width, lane);
     const float product = sqrtf(dots.yy) * sqrtf(dots.xx);
-    const bool held = product < smallest_product;
-    cross = -scale / (held ? smallest_product : product);
-    if (!held) {
-      own_y = -cross * dots.yx / dots.yy;
-      own_x = -cross * dots.yx / dots.xx;
-    }
+    if (product < smallest_product) return;  // a vector of no direction; NaN goes on
+    cross = -scale / product;
+    own_y = -cross * dots.yx / dots.yy;
+    own_x = -cross * dots.yx / dots.xx;
   }
   for (int d = lane; d < width; d += warp_width) {
     const float a = to_f32(y[d]);

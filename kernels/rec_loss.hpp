@@ -13,7 +13,9 @@ enum class Distance { cosine, smooth_l1, mse };
 double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                         const ConstTensorView& mask);
 
-// dy += scale * d(sum)/dy; dx likewise unless empty (the stopped gradient).
+// dy += scale * d(sum)/dy; dx likewise unless empty (the stopped gradient). A cosine whose |y| |x| is below 1e-12
+// passes no gradient: with fresh weights (start_latent 0) the first reconstruction of a sequence is exactly zero, and 1
+// / |y| would drown every other gradient of the first steps.
 void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                        const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx);
 

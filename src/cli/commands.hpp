@@ -1,5 +1,6 @@
-// The commands of the photon program: one function and one file each. Every function adds a subcommand with its options, help
-// text and callback; the callback does the work and throws on failure (cli/app.hpp maps exceptions to exit codes).
+// The commands of the photon program: one function and one file each. Every function adds a subcommand with its
+// options, help text and callback; the callback does the work and throws on failure (cli/app.hpp maps exceptions to
+// exit codes).
 #pragma once
 
 namespace CLI {

@@ -23,7 +23,8 @@ double relative_difference(const A* a, const B* b, std::int64_t n) {
   return norm == 0 ? std::sqrt(difference) : std::sqrt(difference / norm);
 }
 
-// Rounding of a float32 sum of `terms` products grows as sqrt(terms) in the mean; the factor leaves room for the worst case.
+// Rounding of a float32 sum of `terms` products grows as sqrt(terms) in the mean; the factor leaves room for the worst
+// case.
 inline double float32_tolerance(std::int64_t terms) {
   return 8 * 0x1p-24 * std::sqrt(static_cast<double>(std::max<std::int64_t>(terms, 1)));
 }
@@ -31,8 +32,9 @@ inline double float32_tolerance(std::int64_t terms) {
 }  // namespace photon::testing
 
 // Written as !(x <= limit), so that NaN fails.
-#define EXPECT_CLOSE(a, b, n, tolerance)                                                        \
-  do {                                                                                          \
-    const double photon_difference = ::photon::testing::relative_difference((a), (b), (n));     \
-    EXPECT_TRUE(photon_difference <= (tolerance)) << "relative difference " << photon_difference << " > " << (tolerance); \
+#define EXPECT_CLOSE(a, b, n, tolerance)                                                    \
+  do {                                                                                      \
+    const double photon_difference = ::photon::testing::relative_difference((a), (b), (n)); \
+    EXPECT_TRUE(photon_difference <= (tolerance))                                           \
+        << "relative difference " << photon_difference << " > " << (tolerance);             \
   } while (false)
