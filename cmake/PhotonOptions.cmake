@@ -11,7 +11,6 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 
 option(PHOTON_TESTS "Build the tests" ON)
-option(PHOTON_BENCH "Build the Google Benchmark programs under bench/" OFF)
 option(PHOTON_WERROR "Treat warnings as errors" ON)
 set(PHOTON_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
 set(PHOTON_BLAS "openblas" CACHE STRING "BLAS found by pkg-config: openblas, blis, ...")

@@ -16,6 +16,7 @@
 #include "decode/engine.hpp"
 #include "decode/generate.hpp"
 #include "decode/open_model.hpp"
+#include "kernels/matrix_library.hpp"
 #include "support/error.hpp"
 #include "support/random.hpp"
 
@@ -104,6 +105,7 @@ void measure(const Options& options) {
       {"decode_seconds", result.engine.decode_seconds},
       {"prefill_seconds", result.engine.prefill_seconds},
       {"seconds", result.seconds},
+      {"matrix_library", matrix_library()},
       {"cache_bytes", result.engine.cache_bytes},
   };
   std::cout << line.dump() << std::endl;

@@ -9,6 +9,7 @@
 #include "blueprint/parameters.hpp"
 #include "cli/bench.hpp"
 #include "config/run_config.hpp"
+#include "kernels/matrix_library.hpp"
 #include "support/error.hpp"
 #include "train/throughput.hpp"
 
@@ -59,6 +60,7 @@ void measure(const Options& options) {
       {"step_seconds", result.step_seconds},
       {"model_gflops", result.model_gflops},
       {"matrix_gflops", result.matrix_gflops},
+      {"matrix_library", matrix_library()},
       {"arena_bytes", result.arena_bytes},
   };
   std::cout << line.dump() << std::endl;
