@@ -3,7 +3,8 @@
 # photon_mpi_test instead.
 #
 # photon_mpi_test(<name> NP <ranks>... SOURCES <file>... [LINKS ...]): one ctest <name>/<np> for each number of ranks; the
-# program's main (tests/testing/mpi_main.cpp) fails when no test ran and takes the worst result over all ranks.
+# program's main (tests/testing/mpi_main.cpp) fails when no test ran and takes the worst result over all ranks. Leaks are not
+# looked for there: Open MPI's plug-ins are unloaded with memory unfreed, which LeakSanitizer cannot name.
 find_package(GTest REQUIRED)
 include(GoogleTest)
 
@@ -31,6 +32,6 @@ function(photon_mpi_test name)
   foreach(np IN LISTS TEST_NP)
     add_test(NAME ${name}/${np} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -np ${np} $<TARGET_FILE:test_${name}>)
     set_tests_properties(${name}/${np} PROPERTIES TIMEOUT 300 PROCESSORS 2 ENVIRONMENT
-      "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+      "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;ASAN_OPTIONS=detect_leaks=0")
   endforeach()
 endfunction()

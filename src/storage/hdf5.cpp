@@ -129,6 +129,13 @@ Handle file_access() {
   return {access, H5Pclose};
 }
 
+// No object carries its time of creation: equal contents are equal bytes.
+Handle untimed(hid_t object_class) {
+  const hid_t creation = H5Pcreate(object_class);
+  H5Pset_obj_track_times(creation, false);
+  return {creation, H5Pclose};
+}
+
 bool exists(hid_t file, const std::string& name) {
   // H5Lexists wants every group on the way to exist.
   for (auto slash = name.find('/', 1); slash != std::string::npos; slash = name.find('/', slash + 1)) {
@@ -151,19 +158,9 @@ Shape shape_of(hid_t dataset, const fs::path& path, const std::string& name) {
     fail_read(path, fmt::format("data set '{}'", name), fmt::format("its rank is {}", rank));
   std::array<hsize_t, max_rank> dims{};
   H5Sget_simple_extent_dims(space, dims.data(), nullptr);
-  const auto at = [&](int i) { return static_cast<std::int64_t>(dims[static_cast<std::size_t>(i)]); };
-  switch (rank) {
-    case 0:
-      return {};
-    case 1:
-      return {at(0)};
-    case 2:
-      return {at(0), at(1)};
-    case 3:
-      return {at(0), at(1), at(2)};
-    default:
-      return {at(0), at(1), at(2), at(3)};
-  }
+  std::array<std::int64_t, max_rank> sizes{};
+  std::copy(dims.begin(), dims.end(), sizes.begin());
+  return Shape(std::span(sizes).first(static_cast<std::size_t>(rank)));
 }
 
 DType dtype_of_dataset(hid_t dataset, const fs::path& path, const std::string& name) {
@@ -243,7 +240,7 @@ Hdf5File Hdf5File::create(const fs::path& path) {
     throw Error(fmt::format("cannot create {}", path.string()), "the file exists", "remove it or name another file");
   }
   const Handle access = file_access();
-  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access);
+  const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_EXCL, untimed(H5P_FILE_CREATE), access);
   if (id < 0) {
     throw Error(fmt::format("cannot create {}", path.string()), library_message(),
                 "check the folder and its permissions");
@@ -331,16 +328,19 @@ void Hdf5File::flush() {
 
 void Hdf5File::create_dataset(const std::string& name, DType dtype, const Shape& shape) {
   PHOTON_EXPECT(id_ >= 0 && created_, "{} is not open for writing", path_.string());
-  const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links, 1);
-  const Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  for (auto slash = name.find('/', 1); slash != std::string::npos; slash = name.find('/', slash + 1)) {
+    const std::string group = name.substr(0, slash);
+    if (exists(id_, group)) continue;
+    const Handle made(H5Gcreate2(id_, group.c_str(), H5P_DEFAULT, untimed(H5P_GROUP_CREATE), H5P_DEFAULT), H5Gclose);
+    if (made < 0) break;  // creating the data set says why
+  }
+  const Handle creation = untimed(H5P_DATASET_CREATE);
   H5Pset_layout(creation, H5D_CONTIGUOUS);
   H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY);
   H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER);
-  H5Pset_obj_track_times(creation, false);  // equal contents are equal bytes
   const Handle type = type_of(dtype);
   const Handle space = space_of(shape);
-  const Handle dataset(H5Dcreate2(id_, name.c_str(), type, space, links, creation, H5P_DEFAULT), H5Dclose);
+  const Handle dataset(H5Dcreate2(id_, name.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT), H5Dclose);
   if (dataset < 0) {
     failed_ = true;
     throw Error(fmt::format("cannot create data set '{}' in {}", name, path_.string()), library_message(),

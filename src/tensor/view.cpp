@@ -32,7 +32,7 @@ std::string_view name_of(Space space) {
   return space == Space::host ? "host" : "device";
 }
 
-Shape::Shape(std::initializer_list<std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
+Shape::Shape(std::span<const std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
   PHOTON_EXPECT(dims.size() <= max_rank, "a shape of {} dims", dims.size());
   int i = 0;
   for (const std::int64_t d : dims) {
@@ -75,18 +75,8 @@ Shape contiguous_strides(const Shape& shape) {
 
 // A shape of `rank` dims, all zero, to be filled in.
 Shape blank(int rank) {
-  switch (rank) {
-    case 0:
-      return {};
-    case 1:
-      return {0};
-    case 2:
-      return {0, 0};
-    case 3:
-      return {0, 0, 0};
-    default:
-      return {0, 0, 0, 0};
-  }
+  constexpr std::array<std::int64_t, max_rank> zeros{};
+  return Shape(std::span(zeros).first(static_cast<std::size_t>(rank)));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <initializer_list>
+#include <span>
 #include <string>
 #include <type_traits>
 
@@ -17,7 +18,8 @@ inline constexpr int max_rank = 4;
 class Shape {
  public:
   Shape() = default;
-  Shape(std::initializer_list<std::int64_t> dims);
+  Shape(std::initializer_list<std::int64_t> dims) : Shape(std::span(dims.begin(), dims.size())) {}
+  explicit Shape(std::span<const std::int64_t> dims);  // at most max_rank of them
   int rank() const { return rank_; }
   std::int64_t operator[](int dim) const { return dims_[static_cast<std::size_t>(dim)]; }
   std::int64_t& operator[](int dim) { return dims_[static_cast<std::size_t>(dim)]; }
