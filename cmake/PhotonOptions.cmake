@@ -13,7 +13,7 @@ endif()
 option(PHOTON_TESTS "Build the tests" ON)
 option(PHOTON_WERROR "Treat warnings as errors" ON)
 set(PHOTON_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
-set(PHOTON_BLAS "openblas" CACHE STRING "BLAS found by pkg-config: openblas, blis, ...")
+set(PHOTON_BLAS "openblas" CACHE STRING "openblas, or the pkg-config module of another library with cblas.h")
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
