@@ -61,9 +61,9 @@ class Communicator {
   // Returns when every rank has arrived.
   void barrier();
 
-  // Messages between two ranks; not collective. Messages of equal sender, receiver and tag arrive in the order they were
-  // sent; the receiver names the number of elements. Contiguous, any dtype and length. Tags run from 0 to max_tag. The
-  // communicator must outlive what send() returns.
+  // Messages between two ranks; not collective. Messages of equal sender, receiver and tag arrive in the order they
+  // were sent; the receiver names the number of elements. Contiguous, any dtype and length. Tags run from 0 to max_tag.
+  // The communicator must outlive what send() returns.
   static constexpr int max_tag = 32767;  // what every MPI allows
   Sending send(const ConstTensorView& data, int to, int tag);
   void receive(const TensorView& data, int from, int tag);
