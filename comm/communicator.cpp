@@ -14,6 +14,8 @@ namespace {
 
 // Messages are cut into pieces of this many bytes: MPI counts are ints, and a reduction's scratch memory stays small.
 constexpr std::int64_t piece_bytes = std::int64_t{16} << 20;
+// The same of messages between two ranks, which need no scratch.
+constexpr std::int64_t message_bytes = std::int64_t{1} << 30;
 // Below this many bytes in all, one all-gather and a reduction on every rank beats two exchanges.
 constexpr std::int64_t gather_bytes = 1 << 16;
 
@@ -178,6 +180,55 @@ void Communicator::all_reduce(const TensorView& data, Reduction op) {
                                  impl_->comm, &request),
                  "all_reduce");
     impl_->wait(request, "all_reduce");
+  }
+}
+
+struct Sending::Impl {
+  const Communicator::Impl* from = nullptr;
+  std::vector<MPI_Request> requests;
+  std::string operation;  // "send to rank 3"
+};
+
+Sending::Sending() = default;
+Sending::~Sending() = default;
+Sending::Sending(Sending&& other) noexcept = default;
+Sending& Sending::operator=(Sending&& other) noexcept = default;
+
+void Sending::wait() {
+  if (!impl_) return;
+  for (const MPI_Request request : impl_->requests) impl_->from->wait(request, impl_->operation.c_str());
+  impl_.reset();
+}
+
+Sending Communicator::send(const ConstTensorView& data, int to, int tag) {
+  expect_host(data, "send");
+  PHOTON_EXPECT(to >= 0 && to < size() && to != rank(), "send from rank {} to {} of {}", rank(), to, size());
+  PHOTON_EXPECT(tag >= 0 && tag <= max_tag, "send with tag {}", tag);
+  Sending sending;
+  sending.impl_ = std::make_unique<Sending::Impl>();
+  sending.impl_->from = impl_.get();
+  sending.impl_->operation = fmt::format("send to rank {}", to);
+  for (std::int64_t begin = 0; begin < data.bytes(); begin += message_bytes) {
+    const int count = static_cast<int>(std::min(message_bytes, data.bytes() - begin));
+    MPI_Request request = MPI_REQUEST_NULL;
+    impl_->check(MPI_Isend(bytes_of(data) + begin, count, MPI_BYTE, to, tag, impl_->comm, &request),
+                 sending.impl_->operation.c_str());
+    sending.impl_->requests.push_back(request);
+  }
+  return sending;
+}
+
+void Communicator::receive(const TensorView& data, int from, int tag) {
+  expect_host(data, "receive");
+  PHOTON_EXPECT(from >= 0 && from < size() && from != rank(), "receive on rank {} from {} of {}", rank(), from, size());
+  PHOTON_EXPECT(tag >= 0 && tag <= max_tag, "receive with tag {}", tag);
+  const std::string operation = fmt::format("receive from rank {}", from);
+  for (std::int64_t begin = 0; begin < data.bytes(); begin += message_bytes) {
+    const int count = static_cast<int>(std::min(message_bytes, data.bytes() - begin));
+    MPI_Request request = MPI_REQUEST_NULL;
+    impl_->check(MPI_Irecv(bytes_of(data) + begin, count, MPI_BYTE, from, tag, impl_->comm, &request),
+                 operation.c_str());
+    impl_->wait(request, operation.c_str());
   }
 }
 

@@ -1,5 +1,5 @@
-// A group of ranks and what they do together, on host memory. Every operation is collective: all ranks of the group
-// call it with equal sizes, in the same order.
+// A group of ranks and what they do together, on host memory. Operations are collective unless they say otherwise: all
+// ranks of the group call them with equal sizes, in the same order.
 //
 // Every wait polls and has a deadline; on expiry the operation throws an Error naming rank, host, operation and phase.
 // A message may then still be under way, so the caller has to end the process (World::run does).
@@ -20,6 +20,22 @@ enum class Reduction : std::uint8_t { sum, max, min };
 struct Phase {
   std::string name = "set-up";
   double deadline_seconds = 600;
+};
+
+// Messages under way. Their memory must stay unchanged until wait() returns.
+class Sending {
+ public:
+  Sending();
+  ~Sending();
+  Sending(Sending&& other) noexcept;
+  Sending& operator=(Sending&& other) noexcept;
+  // Returns when the receiver has them, or they were copied. Errors: Error at the phase's deadline.
+  void wait();
+
+ private:
+  friend class Communicator;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 class Communicator {
@@ -44,6 +60,13 @@ class Communicator {
   void all_gather(const ConstTensorView& mine, const TensorView& all);
   // Returns when every rank has arrived.
   void barrier();
+
+  // Messages between two ranks; not collective. Messages of equal sender, receiver and tag arrive in the order they
+  // were sent; the receiver names the number of elements. Contiguous, any dtype and length. Tags run from 0 to max_tag.
+  // The communicator must outlive what send() returns.
+  static constexpr int max_tag = 32767;  // what every MPI allows
+  Sending send(const ConstTensorView& data, int to, int tag);
+  void receive(const TensorView& data, int from, int tag);
 
   // One number of each rank reduced; convenience over all_reduce.
   double all_reduce(double value, Reduction op);

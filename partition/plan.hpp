@@ -1,42 +1,101 @@
-// The plan: which rank hosts what, and how the batch of a step is dealt to replicas and microbatches.
+// The plan: which rank hosts what, what crosses between ranks, and how the batch of a step is dealt to replicas,
+// microbatches and shards.
+//
+// A replica is a pipeline of stages; each hosts some modules of the chain (blueprint/modules.hpp). The last stage may
+// have several shards: ranks that hold the same decoders and take different groups of every microbatch. All other
+// stages are one rank.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
+#include "blueprint/modules.hpp"
 #include "config/run_config.hpp"
 
 namespace photon {
 
-// A rank's place in the layout. Today every rank hosts the whole model, so it is a replica by itself.
+// A rank's place in the layout.
 struct RankRole {
   std::int64_t replica = 0;
   std::int64_t stage = 0;
   std::int64_t shard = 0;
+  bool operator==(const RankRole&) const = default;
+};
+
+struct StagePlan {
+  ModuleRange modules;
+  std::int64_t shards = 1;
+};
+
+// A tensor between modules, or the gradient of the loss by it. For a microbatch of B sequences, all f32:
+//   encoder_state l = 1 .. L-1: X(l) [B, M_l, D_l], which encoder l gives to encoder l+1 and decoder l+1
+//   conditioning L:             c(L) [B, M_L, D_L], which encoder L gives to decoder L
+//   reconstruction l = 1 .. L-1: Y(l) [B, M_l, D_l], which decoder l+1 gives to decoder l
+// Tokens cross nowhere: every rank reads those of its replica.
+struct Boundary {
+  enum class Kind : std::uint8_t { none, encoder_state, conditioning, reconstruction };
+  Kind kind = Kind::none;
+  std::int64_t level = 0;
+  bool gradient = false;
+
+  bool operator==(const Boundary&) const = default;
+  std::string str() const;  // "X(1)", "dY(2)", "c(2)"
+};
+
+// A boundary tensor that one stage makes and another reads; its gradient goes the other way.
+struct Crossing {
+  Boundary tensor;
+  std::int64_t from = 0;  // stages
+  std::int64_t to = 0;
 };
 
 struct Plan {
   std::int64_t replicas = 1;
   std::int64_t stages = 1;
-  std::int64_t shards = 1;
+  std::int64_t shards = 1;           // of the last stage
   std::int64_t batch_size = 0;       // sequences a step over all ranks
   std::int64_t microbatch_size = 0;  // sequences a forward and backward on one replica
+  bool whole_sequences = false;      // shards take whole sequences (lookback reads tokens of the group before)
   std::vector<RankRole> ranks;
+  std::vector<StagePlan> layout;    // a stage each
+  std::vector<Crossing> crossings;  // of one replica
 
   std::int64_t sequences_per_replica() const { return batch_size / replicas; }
   std::int64_t num_microbatches() const { return sequences_per_replica() / microbatch_size; }
   // First sequence of a microbatch of this rank's replica within the step's batch: replicas take contiguous slices.
   std::int64_t first_sequence(std::int64_t rank, std::int64_t microbatch) const;
+
+  std::int64_t ranks_per_replica() const { return stages - 1 + shards; }
+  std::int64_t rank_of(const RankRole& role) const;  // replica by replica, in each stage by stage, then the shards
+  const RankRole& role(std::int64_t rank) const;
+  const StagePlan& stage_of(std::int64_t rank) const;
+  // The groups that a rank takes of `sequences` sequences of `groups_per_sequence` groups each: contiguous, as equal as
+  // can be, all of them where its stage has one shard.
+  GroupRange groups(std::int64_t rank, std::int64_t sequences, std::int64_t groups_per_sequence) const;
+  // Microbatches whose forward is done and whose backward is not, at most, in a step of `num_microbatches`.
+  std::int64_t max_in_flight(std::int64_t stage, std::int64_t num_microbatches) const;
 };
+
+// Ranks that one replica takes under parallel.stages and parallel.shards.
+std::int64_t ranks_per_replica(const ParallelConfig& parallel);
+
+// Cuts the chain as parallel.stages, shards and cut say; without a cut so that the most work of any rank is least.
+// Errors: InputError naming the keys for a cut that is none of this model's.
+std::vector<StagePlan> cut_stages(const RunConfig& config);
+// What crosses between these stages.
+std::vector<Crossing> crossings_of(const ModelConfig& config, const std::vector<StagePlan>& layout);
 
 // Memory that a microbatch of the given number of sequences takes for activations and scratch, bytes.
 using ArenaBytes = std::function<std::int64_t(std::int64_t)>;
 
-// The largest divisor of `sequences` whose arena fits the budget; 1 when none does.
-std::int64_t choose_microbatch_size(std::int64_t sequences, std::int64_t budget_bytes, const ArenaBytes& arena_bytes);
+// The largest divisor of `sequences`, at most `most`, whose arena fits the budget; 1 when none does.
+std::int64_t choose_microbatch_size(std::int64_t sequences, std::int64_t most, std::int64_t budget_bytes,
+                                    const ArenaBytes& arena_bytes);
 
-// Plans `config` for `num_ranks` ranks. parallel.microbatch_size 0 is chosen by `arena_bytes` within `budget_bytes`.
+// Plans `config` for `num_ranks` ranks. parallel.microbatch_size 0 is chosen by `arena_bytes` within `budget_bytes`; a
+// pipeline gets, where the batch allows, two microbatches a stage to overlap.
 // Errors: InputError naming the keys and numbers for layouts that are not supported or do not divide.
 Plan make_plan(const RunConfig& config, std::int64_t num_ranks, std::int64_t budget_bytes,
                const ArenaBytes& arena_bytes);

@@ -163,13 +163,21 @@ std::int64_t vanilla_training_bytes(const ModelConfig& config, std::int64_t batc
 
 std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
   if (config.type == ModelType::vanilla) return vanilla_training_bytes(config, batch, tokens);
+  const std::int64_t span = config.group_tokens();
+  return stage_activation_bytes(config, all_modules(config), batch, tokens, batch * ((tokens + span - 1) / span));
+}
+
+std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange& modules, std::int64_t batch,
+                                    std::int64_t tokens, std::int64_t groups) {
   const std::int64_t group = config.group_tokens();
   const std::int64_t padded = (tokens + group - 1) / group * group;
   const std::int64_t num_levels = config.num_levels();
-  const auto units = [&](std::int64_t l) { return batch * (padded / config.cumulative_chunk(l)); };
+  const auto units = [&](std::int64_t l) { return groups * (group / config.cumulative_chunk(l)); };
   const auto level = [&](std::int64_t l) -> const LevelConfig& {
     return config.levels[static_cast<std::size_t>(l - 1)];
   };
+  const auto encoder = [&](std::int64_t l) { return modules.contains(encoder_module(l)); };
+  const auto decoder = [&](std::int64_t l) { return modules.contains(decoder_module(config, l)); };
   const auto encoder_shape = [&](std::int64_t l) {
     const std::int64_t m = padded / config.cumulative_chunk(l);
     return StackShape{batch, m, m};
@@ -177,31 +185,52 @@ std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t b
   const auto decoder_shape = [&](std::int64_t l) {
     return StackShape{units(l), config.decoder_positions(l), level(l).chunk};
   };
+  // X(l); Y(l), or c(L): whether a hosted module makes and reads it, as PhotonStage has them.
+  const bool embeds = encoder(1) || decoder(1);
+  const auto makes_x = [&](std::int64_t l) { return l == 0 ? embeds : encoder(l); };
+  const auto reads_x = [&](std::int64_t l) { return l < num_levels && (encoder(l + 1) || decoder(l + 1)); };
+  const auto makes_y = [&](std::int64_t l) { return l == num_levels ? encoder(l) : decoder(l + 1); };
+  const auto reads_y = [&](std::int64_t l) { return l > 0 && decoder(l); };
 
   Meter meter;
-  meter.ints(batch * padded);           // tokens
-  meter.bytes(batch * padded);          // mask
-  meter.floats(units(0) * config.dim);  // X(0)
+  const auto state = [&](std::int64_t l) { meter.floats(units(l) * config.width(l)); };
+  if (embeds) {
+    meter.ints(units(0));   // tokens
+    meter.bytes(units(0));  // mask
+  }
+  for (std::int64_t l = 1; l <= num_levels; ++l) {  // what other parts make
+    if (reads_x(l) && !makes_x(l)) state(l);
+    if (reads_y(l) && !makes_y(l)) state(l);
+  }
+  if (embeds) state(0);  // X(0)
   for (std::int64_t l = 1; l <= num_levels; ++l) {
-    meter.floats(units(l) * config.width(l));  // A(l)
-    meter.floats(units(l) * config.width(l));  // X(l)
+    if (!encoder(l)) continue;
+    state(l);  // A(l)
+    state(l);  // X(l)
     saved_stack(meter, level(l).encoder, config.width(l), AttentionKind::stream, encoder_shape(l));
   }
-  meter.floats(units(num_levels) * config.width(num_levels));  // c(L)
+  if (encoder(num_levels)) state(num_levels);  // c(L)
   for (std::int64_t l = num_levels; l >= 1; --l) {
+    if (!decoder(l)) continue;
     const StackShape shape = decoder_shape(l);
     const std::int64_t below = config.width(l - 1);
     meter.floats(shape.rows() * below);                               // decoder rows
-    meter.floats(units(l - 1) * below);                               // Y(l-1)
+    state(l - 1);                                                     // Y(l-1)
     meter.touch(arena_bytes(units(l) * level(l).prefix * below, 4));  // U(l)
     saved_stack(meter, level(l).decoder, below, AttentionKind::group, shape);
   }
-  for (std::int64_t l = 1; l < num_levels; ++l) meter.bytes(units(l));  // which units hold no padding
-  for (std::int64_t l = 0; l <= num_levels; ++l) meter.floats(units(l) * config.width(l));          // dX(l)
-  for (std::int64_t l = 1; l <= num_levels; ++l) meter.floats(units(l - 1) * config.width(l - 1));  // dY(l-1)
-  meter.floats(units(num_levels) * config.width(num_levels));                                       // dc(L)
+  for (std::int64_t l = 1; l < num_levels; ++l) {
+    if (decoder(l + 1)) meter.bytes(units(l));  // which units hold no padding
+  }
+  for (std::int64_t l = 0; l <= num_levels; ++l) {
+    if (makes_x(l) || reads_x(l)) state(l);  // dX(l)
+  }
+  for (std::int64_t l = 0; l <= num_levels; ++l) {
+    if (makes_y(l) || reads_y(l)) state(l);  // dY(l), dc(L)
+  }
   const std::int64_t base = meter.used();
   for (std::int64_t l = 1; l <= num_levels; ++l) {
+    if (!decoder(l)) continue;
     const StackShape shape = decoder_shape(l);
     meter.floats(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
     meter.floats(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
@@ -209,7 +238,8 @@ std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t b
     meter.rewind(base);
   }
   for (std::int64_t l = num_levels; l >= 1; --l) {
-    meter.floats(units(l) * config.width(l));  // dA(l)
+    if (!encoder(l)) continue;
+    state(l);  // dA(l)
     meter.touch(stack_backward_scratch_bytes(level(l).encoder, config.width(l), encoder_shape(l)));
     meter.rewind(base);
   }

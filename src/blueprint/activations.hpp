@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "blueprint/modules.hpp"
 #include "config/model_config.hpp"
 
 namespace photon {
@@ -36,6 +37,9 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
 
 // Everything forward_backward takes from the model's arena for B sequences of T tokens.
 std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
+// The same of a part of a PHOTON model whose decoders take `groups` top-level groups of them.
+std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange& modules, std::int64_t batch,
+                                    std::int64_t tokens, std::int64_t groups);
 
 // Caches of one slot of `max_tokens` tokens in incremental decoding: encoder (ring where windowed) and start-up
 // latents.

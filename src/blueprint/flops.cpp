@@ -16,6 +16,22 @@ double stack_flops(const StackConfig& stack, double width, double sequences, dou
   return static_cast<double>(stack.layers) * sequences * positions * per_position;
 }
 
+// Chunker and encoder of level l over one sequence of t tokens; converter and decoder.
+double encoder_flops(const ModelConfig& config, std::int64_t l, double t) {
+  const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
+  const double units = t / static_cast<double>(config.cumulative_chunk(l));
+  const auto width = static_cast<double>(level.dim);
+  return 2 * units * width * static_cast<double>(level.chunk) * static_cast<double>(config.width(l - 1)) +
+         stack_flops(level.encoder, width, 1, units);
+}
+double decoder_flops(const ModelConfig& config, std::int64_t l, double t) {
+  const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
+  const double units = t / static_cast<double>(config.cumulative_chunk(l));
+  const auto below = static_cast<double>(config.width(l - 1));
+  return 2 * units * static_cast<double>(level.dim) * static_cast<double>(level.prefix) * below +
+         stack_flops(level.decoder, below, units, static_cast<double>(config.decoder_positions(l)));
+}
+
 }  // namespace
 
 ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens) {
@@ -28,15 +44,19 @@ ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens) {
     return flops;
   }
   for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
-    const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
-    const double units = t / static_cast<double>(config.cumulative_chunk(l));
-    const auto width = static_cast<double>(level.dim);
-    const auto below = static_cast<double>(config.width(l - 1));
-    flops.encoders += 2 * units * width * static_cast<double>(level.chunk) * below;
-    flops.encoders += stack_flops(level.encoder, width, 1, units);
-    flops.decoders += 2 * units * width * static_cast<double>(level.prefix) * below;
-    flops.decoders += stack_flops(level.decoder, below, units, static_cast<double>(config.decoder_positions(l)));
+    flops.encoders += encoder_flops(config, l, t);
+    flops.decoders += decoder_flops(config, l, t);
   }
+  return flops;
+}
+
+std::vector<double> module_flops(const ModelConfig& config, std::int64_t tokens) {
+  if (config.type == ModelType::vanilla) return {forward_flops(config, tokens).total()};
+  const auto t = static_cast<double>(tokens);
+  std::vector<double> flops;
+  for (std::int64_t l = 1; l <= config.num_levels(); ++l) flops.push_back(encoder_flops(config, l, t));
+  for (std::int64_t l = config.num_levels(); l >= 1; --l) flops.push_back(decoder_flops(config, l, t));
+  flops.back() += forward_flops(config, tokens).head;
   return flops;
 }
 

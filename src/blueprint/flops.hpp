@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "config/model_config.hpp"
 
@@ -15,6 +16,8 @@ struct ForwardFlops {
   double total() const { return encoders + decoders + head; }
 };
 ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens);
+// The same by module, in the order of the chain (blueprint/modules.hpp); the head counts with the last one.
+std::vector<double> module_flops(const ModelConfig& config, std::int64_t tokens);
 
 // Forward and backward of one sequence: three times the forward.
 double training_flops(const ModelConfig& config, std::int64_t tokens);

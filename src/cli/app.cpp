@@ -57,6 +57,8 @@ constexpr std::array commands{
             "photon export --model runs/first --output model --dtype bf16", add_export},
     Command{"Weights and checkpoints", "import", "read a weights folder of another program",
             "photon import --input llama --output model", add_import},
+    Command{"Measuring", "plan", "predict what a layout does on a cluster",
+            "photon plan --config configs/train/quickstart.yaml --cluster configs/cluster/four-h100.yaml", add_plan},
     Command{"Measuring", "bench", "measure the speed of this machine", "photon bench train --preset photon-60m",
             add_bench},
 };

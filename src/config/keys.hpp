@@ -234,7 +234,17 @@ void describe_parallel(Visitor& v, Parallel& c) {
       Key("data", "replicas", "data-parallel replicas; 0: as many as the ranks allow").at_least(0).at_most(1 << 20),
       c.data);
   v.scalar(Key("stages", "stages", "pipeline stages of a replica").at_least(1).at_most(1 << 20), c.stages);
-  v.scalar(Key("shards", "shards", "decoder shards of a replica").at_least(1).at_most(1 << 20), c.shards);
+  v.scalar(Key("shards", "shards",
+               "ranks of a replica that share the groups of the last stage, which then holds decoders only")
+               .at_least(1)
+               .at_most(1 << 20),
+           c.shards);
+  v.scalar(
+      Key("cut", "",
+          "the modules that begin the second and later stages, e.g. `decoder2,decoder1`, of the chain `encoder1` .. "
+          "`encoderL`, `decoderL` .. `decoder1`")
+          .defaults_to("where the stages take the most equal work"),
+      c.cut);
   v.scalar(Key("microbatch_size", "sequences",
                "sequences a forward and backward pass on one replica; 0: chosen by the memory there is")
                .at_least(0)

@@ -1,4 +1,5 @@
 // docs/configuration.md, from the table of keys.
+#include "config/cluster_keys.hpp"
 #include "config/visitors.hpp"
 
 namespace photon {
@@ -104,6 +105,10 @@ std::string configuration_reference() {
   text += table("`train`", "How to train.", [&](auto& v) { describe_train(v, photon_run.train); });
   text +=
       table("`parallel`", "How the ranks share the work.", [&](auto& v) { describe_parallel(v, photon_run.parallel); });
+  text +=
+      table("Cluster files",
+            "The machines that `photon plan --cluster FILE` plans for: a file of its own, as in `configs/cluster/`.",
+            [&](auto& v) { describe_cluster(v, static_cast<const ClusterConfig&>(ClusterConfig{})); });
   return text;
 }
 

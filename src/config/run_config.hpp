@@ -62,7 +62,8 @@ struct TrainConfig {
 struct ParallelConfig {
   std::int64_t data = 0;  // replicas; 0 = as many as the ranks allow
   std::int64_t stages = 1;
-  std::int64_t shards = 1;
+  std::int64_t shards = 1;           // ranks that share the decoders of the last stage
+  std::string cut{};                 // modules that begin stages 2, 3, ...: "decoder2,decoder1"; empty = balanced
   std::int64_t microbatch_size = 0;  // sequences a forward/backward on one replica; 0 = chosen from memory
 
   bool operator==(const ParallelConfig&) const = default;

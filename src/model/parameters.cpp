@@ -1,5 +1,7 @@
 #include "model/parameters.hpp"
 
+#include <utility>
+
 #include "support/random.hpp"
 
 namespace photon {
@@ -12,7 +14,10 @@ Shape shape_of(const ParameterSpec& spec) {
 }  // namespace
 
 Parameters::Parameters(const ModelConfig& config, Space space, const std::string& what)
-    : specs_(photon::parameters(config)), buffer_(space, DType::f32, {flat_size(specs_)}, what) {
+    : Parameters(photon::parameters(config), space, what) {}
+
+Parameters::Parameters(std::vector<ParameterSpec> specs, Space space, const std::string& what)
+    : specs_(std::move(specs)), buffer_(space, DType::f32, {flat_size(specs_)}, what) {
   for (std::size_t i = 0; i < specs_.size(); ++i) index_[specs_[i].name] = i;
 }
 

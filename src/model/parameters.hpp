@@ -17,6 +17,9 @@ class Parameters {
   // Zero-filled, laid out by photon::parameters(config).
   Parameters(const ModelConfig& config, Space space, const std::string& what = "parameters");
 
+  // Zero-filled, laid out as the specs say, e.g. hosted_parameters().
+  Parameters(std::vector<ParameterSpec> specs, Space space, const std::string& what = "parameters");
+
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   TensorView flat() const { return buffer_.view(); }  // [flat_size], padding included (always zero)
   // Errors: ContractError for an unknown name.

@@ -3,29 +3,9 @@
 
 #include <vector>
 
-#include "kernels/rec_loss.hpp"
-#include "model/model.hpp"
-#include "model/stack.hpp"
+#include "model/photon_stage.hpp"
 
 namespace photon {
-
-// The modules of one level l and views of their tensors.
-struct LevelModules {
-  Stack encoder;  // width D_l
-  Stack decoder;  // width D_{l-1}
-};
-struct LevelTensors {
-  TensorView chunker;    // [D_l, C_l D_{l-1}]
-  TensorView converter;  // [R_l D_{l-1}, D_l]
-  StackTensors encoder;
-  StackTensors decoder;
-};
-struct PhotonTensors {
-  TensorView embed;         // [V, D_0]
-  TensorView start_latent;  // [D_L]
-  TensorView head;          // [V, D_0]
-  std::vector<LevelTensors> levels;
-};
 
 class PhotonModel : public Model {
  public:
@@ -46,9 +26,9 @@ class PhotonModel : public Model {
   States states(const Context& ctx, const Batch& batch);
 
   // What the incremental decoder and RecGen's likelihood are made of. Shapes as in the names above; G groups.
-  LevelModules& level(std::int64_t l) { return modules_[static_cast<std::size_t>(l - 1)]; }
+  LevelModules& level(std::int64_t l) { return stage_.level(l); }
   const PhotonTensors& tensors() const { return tensors_; }
-  PhotonTensors bind(const Parameters& parameters) const;
+  PhotonTensors bind(const Parameters& parameters) const { return stage_.bind(parameters); }
   // The level-l decoder over whole groups, without saving: c [G, D_l], content [B, M C_l, D_{l-1}] with G = B M ->
   // y [G, C_l, D_{l-1}]. Scratch comes from `arena`.
   void decode_groups(const Context& ctx, Arena& arena, std::int64_t l, const ConstTensorView& c,
@@ -56,16 +36,12 @@ class PhotonModel : public Model {
   std::int64_t decode_groups_bytes(std::int64_t l, std::int64_t groups) const;
 
  private:
-  struct Padded;  // the batch on whole groups
-  Padded pad(Arena& arena, const Batch& batch) const;
   // The teacher-forced pass without saving; arena memory.
   struct Pass;
   Pass run(const Context& ctx, const Batch& batch);
   std::int64_t inference_bytes(std::int64_t batch, std::int64_t tokens) const;
-  double rec_sum(const Context& ctx, Distance distance, std::int64_t l, const ConstTensorView& y,
-                 const ConstTensorView& x, const ConstTensorView& mask) const;
 
-  std::vector<LevelModules> modules_;
+  PhotonStage stage_;
   PhotonTensors tensors_;
   Arena arena_;
 };

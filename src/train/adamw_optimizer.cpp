@@ -16,10 +16,10 @@ std::vector<DecayRange> decay_ranges(const std::vector<ParameterSpec>& specs) {
   return ranges;
 }
 
-AdamWOptimizer::AdamWOptimizer(const ModelConfig& model, const TrainConfig& config, Space space)
+AdamWOptimizer::AdamWOptimizer(const std::vector<ParameterSpec>& specs, const TrainConfig& config, Space space)
     : config_(config),
-      mean_(model, space, "the optimizer's first moments"),
-      variance_(model, space, "the optimizer's second moments"),
+      mean_(specs, space, "the optimizer's first moments"),
+      variance_(specs, space, "the optimizer's second moments"),
       ranges_(decay_ranges(mean_.specs())) {}
 
 void AdamWOptimizer::step(const Context& ctx, Parameters& parameters, const Parameters& gradients, double learning_rate,

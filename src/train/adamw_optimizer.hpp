@@ -24,7 +24,8 @@ std::vector<DecayRange> decay_ranges(const std::vector<ParameterSpec>& specs);
 
 class AdamWOptimizer {
  public:
-  AdamWOptimizer(const ModelConfig& model, const TrainConfig& config, Space space);
+  // For parameters of this layout.
+  AdamWOptimizer(const std::vector<ParameterSpec>& specs, const TrainConfig& config, Space space);
 
   // One update of the parameters. `update` counts the updates made so far plus one (bias correction); the gradients are
   // multiplied by `gradient_scale` as they are read.

@@ -24,22 +24,21 @@ RecLossOptions rec_loss_options(const TrainConfig& config) {
   return options;
 }
 
-std::optional<ValidationResult> evaluate_validation(Model& model, const Context& ctx, const ValidationData& data,
+std::optional<ValidationResult> evaluate_validation(const MeasureLoss& measure, const ValidationData& data,
                                                     const RunConfig& config, std::int64_t batch_size,
-                                                    Communicator& comm, const std::function<bool()>& stop) {
+                                                    std::int64_t replica, std::int64_t replicas, Communicator& comm,
+                                                    const std::function<bool()>& stop) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   const std::vector<ValidationBatch> batches = data.batches(config.train.eval_sequences, batch_size);
-  const RecLossOptions rec = rec_loss_options(config.train);
-  const auto ranks = static_cast<std::size_t>(comm.size());
   LossTotals totals(config.model);
   Sequences sequences;
-  for (std::size_t round = 0; round < batches.size(); round += ranks) {
+  for (std::size_t round = 0; round < batches.size(); round += static_cast<std::size_t>(replicas)) {
     if (comm.all_reduce(std::int64_t{stop() ? 1 : 0}, Reduction::max) != 0) return std::nullopt;
-    const std::size_t mine = round + static_cast<std::size_t>(comm.rank());
+    const std::size_t mine = round + static_cast<std::size_t>(replica);
     if (mine >= batches.size()) continue;
     data.load(batches[mine], sequences);
-    totals.add(model.evaluate(ctx, sequences.part(0, sequences.count()), rec, {}, {}));
+    totals.add(measure(sequences.part(0, sequences.count())));
   }
   totals.all_reduce(comm);
   ValidationResult result;

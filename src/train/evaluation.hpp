@@ -15,11 +15,16 @@ namespace photon {
 // The trainer's distance, as the model takes it.
 RecLossOptions rec_loss_options(const TrainConfig& config);
 
-// Reads train.eval_sequences sequences of train.sequence_length (0: all) in batches of `batch_size`, dealt to the ranks
-// of `comm` in turn; every rank returns the same result. `stop` (this rank's wish) is asked before each round of
-// batches, and one rank's wish ends the evaluation of all: nothing is returned then.
-std::optional<ValidationResult> evaluate_validation(Model& model, const Context& ctx, const ValidationData& data,
+// The sums of a batch's losses that this rank contributes to the total over all ranks.
+using MeasureLoss = std::function<LossSums(const Batch&)>;
+
+// Reads train.eval_sequences sequences of train.sequence_length (0: all) in batches of `batch_size`, dealt to the
+// replicas in turn, of which this rank belongs to number `replica`; every rank of `comm` returns the same result.
+// `stop` (this rank's wish) is asked before each round of batches, and one rank's wish ends the evaluation of all:
+// nothing is returned then.
+std::optional<ValidationResult> evaluate_validation(const MeasureLoss& measure, const ValidationData& data,
                                                     const RunConfig& config, std::int64_t batch_size,
-                                                    Communicator& comm, const std::function<bool()>& stop);
+                                                    std::int64_t replica, std::int64_t replicas, Communicator& comm,
+                                                    const std::function<bool()>& stop);
 
 }  // namespace photon

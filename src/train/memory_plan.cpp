@@ -5,6 +5,7 @@
 #include <limits>
 #include <sstream>
 
+#include "blueprint/activations.hpp"
 #include "blueprint/parameters.hpp"
 #include "model/model.hpp"
 #include "support/error.hpp"
@@ -48,11 +49,28 @@ std::int64_t available_host_bytes() {
 }
 
 MemoryPlan plan_memory(const RunConfig& config, std::int64_t microbatch_size) {
-  const std::int64_t flat = flat_size(parameters(config.model)) * 4;
+  return plan_memory(config, {{all_modules(config.model), 1}}, 0, 1, microbatch_size);
+}
+
+MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& layout, std::int64_t stage,
+                       std::int64_t num_in_flight, std::int64_t microbatch_size) {
+  const StagePlan& part = layout[static_cast<std::size_t>(stage)];
+  const std::int64_t flat = flat_size(hosted_parameters(config.model, part.modules)) * 4;
   return {.weights = flat,
           .gradients = flat,
           .optimizer = 2 * flat,
-          .arena = training_arena_bytes(config.model, microbatch_size, config.train.sequence_length)};
+          .arena = num_in_flight * stage_arena_bytes(config, part, microbatch_size),
+          .gathered = layout.size() > 1 && stage == 0 ? flat_size(parameters(config.model)) * 4 : 0};
+}
+
+std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences) {
+  const ModelConfig& model = config.model;
+  const std::int64_t tokens = config.train.sequence_length;
+  if (stage.modules == all_modules(model)) return training_arena_bytes(model, sequences, tokens);
+  const std::int64_t each = (tokens + model.group_tokens() - 1) / model.group_tokens();
+  const std::int64_t unit = model.lookback > 0 ? each : 1;  // Plan::groups
+  const std::int64_t groups = (sequences * each / unit + stage.shards - 1) / stage.shards * unit;
+  return stage_activation_bytes(model, stage.modules, sequences, tokens, groups);
 }
 
 std::int64_t arena_budget(const RunConfig& config, std::int64_t available_bytes) {
@@ -64,9 +82,10 @@ void require_fit(const MemoryPlan& plan, std::int64_t available_bytes, std::int6
   if (plan.total() <= available_bytes) return;
   throw InputError(fmt::format("this run needs {} of memory a rank and {} are available", bytes_text(plan.total()),
                                bytes_text(available_bytes)),
-                   fmt::format("weights {}, gradients {}, optimizer {}, activations {} for a microbatch of {}",
+                   fmt::format("weights {}, gradients {}, optimizer {}, activations {} for a microbatch of {}{}",
                                bytes_text(plan.weights), bytes_text(plan.gradients), bytes_text(plan.optimizer),
-                               bytes_text(plan.arena), microbatch_size),
+                               bytes_text(plan.arena), microbatch_size,
+                               plan.gathered > 0 ? ", gathered weights " + bytes_text(plan.gathered) : ""),
                    microbatch_size > 1
                        ? "set parallel.microbatch_size lower, shorten train.sequence_length or take a smaller model"
                        : "shorten train.sequence_length, take a smaller model or a machine with more memory");

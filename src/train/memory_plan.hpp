@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "config/run_config.hpp"
+#include "partition/plan.hpp"
 
 namespace photon {
 
@@ -13,11 +15,18 @@ struct MemoryPlan {
   std::int64_t weights = 0;
   std::int64_t gradients = 0;
   std::int64_t optimizer = 0;  // two moments
-  std::int64_t arena = 0;      // activations and scratch of one microbatch
-  std::int64_t total() const { return weights + gradients + optimizer + arena; }
+  std::int64_t arena = 0;      // activations and scratch of the microbatches under way
+  std::int64_t gathered = 0;   // rank 0 of a pipeline: all weights, for model/
+  std::int64_t total() const { return weights + gradients + optimizer + arena + gathered; }
 };
 
+// Of a rank that hosts the whole model.
 MemoryPlan plan_memory(const RunConfig& config, std::int64_t microbatch_size);
+// Of a rank of this stage, with up to `num_in_flight` microbatches between their forward and backward.
+MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& layout, std::int64_t stage,
+                       std::int64_t num_in_flight, std::int64_t microbatch_size);
+// What a microbatch of `sequences` or fewer takes at most on any rank of a stage.
+std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences);
 
 // "1.5 GiB", "12.0 MiB"
 std::string bytes_text(std::int64_t bytes);

@@ -66,7 +66,7 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
   const auto model = make_model(config.model, Space::host, 0);
   initialize(model->parameters(), train.seed);
   Parameters gradients(config.model, Space::host, "gradients");
-  AdamWOptimizer optimizer(config.model, train, Space::host);
+  AdamWOptimizer optimizer(model->parameters().specs(), train, Space::host);
   Sequences sequences;
   sequences.resize(train.batch_size, train.sequence_length, false);
   for (std::int64_t i = 0; i < train.batch_size * train.sequence_length; ++i) {

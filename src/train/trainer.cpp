@@ -98,7 +98,10 @@ void Trainer::run_step() {
   // This replica's sequences, and how many tokens count over all replicas: what the mean is taken over.
   const std::int64_t mine = plan_.sequences_per_replica();
   data_->load(state_.samples + plan_.first_sequence(world_.rank(), 0), mine, sequences_);
-  const std::int64_t counted = world_.all().all_reduce(count_tokens(sequences_.part(0, mine)), Reduction::sum);
+  const RankRole& role = plan_.role(world_.rank());
+  const bool counts = role.stage == 0 && role.shard == 0;  // one rank of each replica
+  const std::int64_t counted =
+      world_.all().all_reduce(counts ? count_tokens(sequences_.part(0, mine)) : 0, Reduction::sum);
   step.scales.ce = counted == 0 ? 0 : 1.0 / static_cast<double>(counted);
   for (const std::int64_t units : unpadded_units(config_.model, plan_.batch_size, train.sequence_length)) {
     step.scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
@@ -106,6 +109,7 @@ void Trainer::run_step() {
 
   const TensorView gradients = gradients_->flat();
   std::memset(gradients.data(), 0, static_cast<std::size_t>(gradients.bytes()));
+  if (pipeline_) pipeline_->begin_step([this](std::int64_t i) { return microbatch(i); });
   const std::vector<Program> programs = schedule(
       plan_, plan_.num_microbatches(), {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
   for (const Instruction& instruction : programs[static_cast<std::size_t>(world_.rank())]) execute(instruction, step);
@@ -115,11 +119,13 @@ void Trainer::run_step() {
 void Trainer::execute(const Instruction& instruction, Step& step) {
   switch (instruction.op) {
     case Op::forward:
+      if (pipeline_) return pipeline_->forward(ctx_, instruction.microbatch);
       // A rank that hosts the whole model runs both halves as one call, at the backward.
       PHOTON_EXPECT(forwarded_ < 0, "{} before the backward of microbatch {}", instruction.str(), forwarded_);
       forwarded_ = instruction.microbatch;
       return;
     case Op::backward:
+      if (pipeline_) return backward(instruction.microbatch, step);
       PHOTON_EXPECT(forwarded_ == instruction.microbatch, "{} after the forward of {}", instruction.str(), forwarded_);
       forwarded_ = -1;
       return backward(instruction.microbatch, step);
@@ -136,27 +142,40 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
       finish_record(step);
       if (!stopping_) save();  // else preempt() does
       return;
+    case Op::send:
+      if (pipeline_) return pipeline_->send(instruction);
+      break;
+    case Op::receive:
+      if (pipeline_) return pipeline_->receive(ctx_, instruction);
+      break;
     case Op::backward_input:
     case Op::backward_weight:
     case Op::recompute:
-    case Op::send:
-    case Op::receive:
     case Op::reduce_scatter:
     case Op::all_gather:
       break;
   }
-  PHOTON_EXPECT(false, "a rank that hosts the whole model was told to {}", instruction.str());
+  PHOTON_EXPECT(false, "rank {} cannot {}", world_.rank(), instruction.str());
 }
 
-void Trainer::backward(std::int64_t microbatch, Step& step) {
-  const std::int64_t size = plan_.microbatch_size;
-  const Batch batch = sequences_.part(microbatch * size, size);
-  step.totals.add(model_->forward_backward(ctx_, batch, step.scales, rec_loss_options(config_.train), *gradients_));
+Batch Trainer::microbatch(std::int64_t index) const {
+  return sequences_.part(index * plan_.microbatch_size, plan_.microbatch_size);
+}
+
+void Trainer::backward(std::int64_t index, Step& step) {
+  const RecLossOptions rec = rec_loss_options(config_.train);
+  step.totals.add(pipeline_ ? pipeline_->backward(ctx_, index, step.scales, rec, *gradients_)
+                            : model_->forward_backward(ctx_, microbatch(index), step.scales, rec, *gradients_));
 }
 
 void Trainer::reduce(Step& step) {
+  if (pipeline_) pipeline_->finish();
   step.totals.all_reduce(world_.all());
-  world_.all().all_reduce(gradients_->flat(), Reduction::sum);
+  if (pipeline_) {
+    pipeline_->all_reduce(*gradients_);
+  } else {
+    world_.all().all_reduce(gradients_->flat(), Reduction::sum);
+  }
 }
 
 void Trainer::clip(Step& step) {
@@ -165,7 +184,8 @@ void Trainer::clip(Step& step) {
   record.rec_levels = step.totals.rec_levels();
   record.rec = step.totals.rec();
   record.loss = record.ce + config_.train.alpha * record.rec;
-  record.grad_norm = std::sqrt(sum_of_squares(ctx_, gradients_->flat()));
+  record.grad_norm =
+      std::sqrt(pipeline_ ? pipeline_->sum_of_squares(ctx_, *gradients_) : sum_of_squares(ctx_, gradients_->flat()));
   // Every rank holds the same bits of both, so all decide alike.
   step.finite = std::isfinite(record.loss) && std::isfinite(record.grad_norm);
   const double limit = config_.train.grad_clip;
@@ -177,7 +197,7 @@ void Trainer::update(Step& step) {
   record.lr = learning_rate(config_.train, step.number);
   if (step.finite) {
     const std::int64_t update = step.number - state_.skipped_steps;  // updates made so far, and this one
-    optimizer_->step(ctx_, model_->parameters(), *gradients_, record.lr, step.gradient_scale, update);
+    optimizer_->step(ctx_, weights(), *gradients_, record.lr, step.gradient_scale, update);
     bad_in_row_ = 0;
   } else {
     ++state_.skipped_steps;
@@ -221,8 +241,13 @@ void Trainer::finish_record(Step& step) {
 std::optional<ValidationResult> Trainer::evaluate() {
   const auto wish = [] { return StopSignal::received() != 0; };
   world_.enter(fmt::format("evaluation after step {}", state_.step), step_deadline);
+  const RecLossOptions rec = rec_loss_options(config_.train);
+  const auto measure = [&](const Batch& batch) {
+    return pipeline_ ? pipeline_->evaluate(ctx_, batch, rec) : model_->evaluate(ctx_, batch, rec, {}, {});
+  };
   const std::optional<ValidationResult> result =
-      evaluate_validation(*model_, ctx_, *validation_, config_, plan_.microbatch_size, world_.all(), wish);
+      evaluate_validation(measure, *validation_, config_, plan_.microbatch_size, plan_.role(world_.rank()).replica,
+                          plan_.replicas, world_.all(), wish);
   if (result) {
     console_->show_validation(state_.step, *result);
   } else {
@@ -240,6 +265,25 @@ void Trainer::complete_evaluation() {
   if (metrics_) metrics_->complete_last(*result);
 }
 
+std::vector<TensorPiece> Trainer::pieces_to_save() {
+  const RankRole& role = plan_.role(world_.rank());
+  const std::int64_t shards = plan_.stage_of(world_.rank()).shards;
+  const std::int64_t holders = plan_.replicas * shards;
+  std::vector<TensorPiece> pieces;
+  std::int64_t index = 0;
+  const auto take = [&](const char* group, const Parameters& values) {
+    const std::string elsewhere = role.stage == 0 ? "" : std::string(group) + "/" + shared_tensor;
+    for (TensorPiece& piece : pieces_of(group, values)) {
+      if (piece.name != elsewhere && index++ % holders == role.replica * shards + role.shard)
+        pieces.push_back(std::move(piece));
+    }
+  };
+  take(parameter_group, weights());
+  take(first_moment_group, optimizer_->mean());
+  take(second_moment_group, optimizer_->variance());
+  return pieces;
+}
+
 bool Trainer::save() {
   world_.enter(fmt::format("save of step {}", state_.step), save_deadline);
   console_->clear();
@@ -248,25 +292,15 @@ bool Trainer::save() {
   std::string problem;
   try {
     state_.extra_json = nlohmann::json{{"bad_in_row", bad_in_row_}}.dump();
-    // Replicas hold the same tensors, so each stores a share.
-    std::vector<TensorPiece> pieces;
-    std::size_t index = 0;
-    const auto take = [&](const char* group, const Parameters& values) {
-      for (TensorPiece& piece : pieces_of(group, values)) {
-        if (static_cast<int>(index++ % static_cast<std::size_t>(all.size())) == all.rank())
-          pieces.push_back(std::move(piece));
-      }
-    };
-    take(parameter_group, model_->parameters());
-    take(first_moment_group, optimizer_->mean());
-    take(second_moment_group, optimizer_->variance());
+    const std::vector<TensorPiece> pieces = pieces_to_save();
+    const Parameters* const whole = pipeline_ ? pipeline_->gather_weights() : &model_->parameters();
     const std::int64_t keep = config_.train.keep_checkpoints;
     // The metrics must be no older than the state that is saved beside them.
     std::string early;
     if (metrics_) {
       try {
         metrics_->sync();
-        save_weights_folder(folder_.model(), config_.model, model_->parameters(), DType::f32, data_->tokenizer_file());
+        save_weights_folder(folder_.model(), config_.model, *whole, DType::f32, data_->tokenizer_file());
       } catch (const Error& error) {
         early = error.what();
       }

@@ -18,6 +18,7 @@
 #include "train/console.hpp"
 #include "train/loss_totals.hpp"
 #include "train/metrics.hpp"
+#include "train/pipeline.hpp"
 #include "train/run_folder.hpp"
 #include "train/sequences.hpp"
 #include "train/stop_signal.hpp"
@@ -66,6 +67,8 @@ class Trainer {
   void restore_or_initialize();
   void initialize_weights();
 
+  Parameters& weights() { return pipeline_ ? pipeline_->parameters() : model_->parameters(); }
+
   // Whether any rank was asked to stop; the answer is common to all.
   bool stop_agreed();
   bool evaluation_due(std::int64_t step) const;
@@ -73,13 +76,16 @@ class Trainer {
 
   void run_step();
   void execute(const Instruction& instruction, Step& step);
-  void backward(std::int64_t microbatch, Step& step);
+  Batch microbatch(std::int64_t index) const;
+  void backward(std::int64_t index, Step& step);
   void reduce(Step& step);
   void clip(Step& step);
   void update(Step& step);
   void finish_record(Step& step);
   std::optional<ValidationResult> evaluate();
   void complete_evaluation();
+  // What this rank stores of a checkpoint: ranks that hold the same tensors share them out.
+  std::vector<TensorPiece> pieces_to_save();
   // Returns whether the state is on disk; when not, rank 0 has said why.
   bool save();
   [[noreturn]] void preempt();
@@ -96,7 +102,8 @@ class Trainer {
   std::unique_ptr<TrainingData> data_;
   std::unique_ptr<ValidationData> validation_;
   Plan plan_;
-  std::unique_ptr<Model> model_;
+  std::unique_ptr<Model> model_;            // the whole model, or
+  std::unique_ptr<PipelineRank> pipeline_;  // this rank's part of it
   std::unique_ptr<Parameters> gradients_;
   std::unique_ptr<AdamWOptimizer> optimizer_;
   std::unique_ptr<MetricsFile> metrics_;  // rank 0 only

@@ -38,9 +38,11 @@ void Trainer::adopt_stored_config() {
                      "give the model it was started with, choose another folder with --run, or --fresh to start over");
   }
   // A chosen microbatch size stays, so that the run goes on bit for bit where other memory is free.
+  const std::int64_t replicas = std::max<std::int64_t>(world_.size() / ranks_per_replica(config_.parallel), 1);
   if (config_.parallel.microbatch_size == 0 && stored->train.batch_size == config_.train.batch_size &&
       stored->train.sequence_length == config_.train.sequence_length &&
-      (config_.train.batch_size / world_.size()) % std::max<std::int64_t>(stored->parallel.microbatch_size, 1) == 0) {
+      stored->parallel.stages == config_.parallel.stages && stored->parallel.shards == config_.parallel.shards &&
+      (config_.train.batch_size / replicas) % std::max<std::int64_t>(stored->parallel.microbatch_size, 1) == 0) {
     config_.parallel.microbatch_size = stored->parallel.microbatch_size;
   }
   for (const std::string& change : changed_keys(*stored, config_)) {
@@ -57,10 +59,19 @@ void Trainer::open_data() {
 void Trainer::make_plan_and_buffers() {
   // Ranks of one host share its memory; all must choose alike, so the one with the least decides.
   const std::int64_t available = world_.all().all_reduce(available_host_bytes() / world_.local_size(), Reduction::min);
-  plan_ = make_plan(config_, world_.size(), arena_budget(config_, available),
-                    [&](std::int64_t sequences) { return plan_memory(config_, sequences).arena; });
+  const std::vector<StagePlan> layout = cut_stages(config_);
+  const auto arena = [&](std::int64_t sequences) {
+    std::int64_t most = 0;
+    for (std::int64_t stage = 0; stage < config_.parallel.stages; ++stage) {
+      most = std::max(most, plan_memory(config_, layout, stage, config_.parallel.stages - stage, sequences).arena);
+    }
+    return most;
+  };
+  plan_ = make_plan(config_, world_.size(), arena_budget(config_, available), arena);
   config_.parallel.microbatch_size = plan_.microbatch_size;
-  const MemoryPlan memory = plan_memory(config_, plan_.microbatch_size);
+  const RankRole& role = plan_.role(world_.rank());
+  const MemoryPlan memory = plan_memory(
+      config_, layout, role.stage, plan_.max_in_flight(role.stage, plan_.num_microbatches()), plan_.microbatch_size);
   log_info(
       "memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}); {} available",
       bytes_text(memory.total()), bytes_text(memory.weights), bytes_text(memory.gradients),
@@ -74,9 +85,19 @@ void Trainer::make_plan_and_buffers() {
                 folder_.root().string(), bytes_text(free), bytes_text(save_bytes));
   }
 
-  model_ = factory_(config_.model, Space::host, data_->start_token(config_.model));
-  gradients_ = std::make_unique<Parameters>(config_.model, Space::host, "gradients");
-  optimizer_ = std::make_unique<AdamWOptimizer>(config_.model, config_.train, Space::host);
+  if (plan_.stages > 1) {
+    pipeline_ = std::make_unique<PipelineRank>(config_, plan_, world_.all());
+    for (std::size_t s = 0; s < plan_.layout.size(); ++s) {
+      const StagePlan& stage = plan_.layout[s];
+      log_info("stage {} of {}: {} to {}{}", s + 1, plan_.stages, module_name(config_.model, stage.modules.begin),
+               module_name(config_.model, stage.modules.end - 1),
+               stage.shards == 1 ? "" : fmt::format(", {} shards", stage.shards));
+    }
+  } else {
+    model_ = factory_(config_.model, Space::host, data_->start_token(config_.model));
+  }
+  gradients_ = std::make_unique<Parameters>(weights().specs(), Space::host, "gradients");
+  optimizer_ = std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, Space::host);
   console_ = std::make_unique<Console>(config_.train.steps, config_.train.log_every, world_.rank() != 0);
   log_info("{} parameters; a step is {} sequences of {} tokens: {} replica{}, {} microbatch{} of {} each",
            num_parameters(config_.model), plan_.batch_size, config_.train.sequence_length, plan_.replicas,
@@ -85,7 +106,7 @@ void Trainer::make_plan_and_buffers() {
 }
 
 void Trainer::restore_or_initialize() {
-  std::vector<TensorTarget> targets = targets_of(parameter_group, model_->parameters());
+  std::vector<TensorTarget> targets = targets_of(parameter_group, weights());
   for (TensorTarget& target : targets_of(first_moment_group, optimizer_->mean())) targets.push_back(std::move(target));
   for (TensorTarget& target : targets_of(second_moment_group, optimizer_->variance()))
     targets.push_back(std::move(target));
@@ -112,7 +133,7 @@ void Trainer::restore_or_initialize() {
 
 void Trainer::initialize_weights() {
   if (options_.init_from.empty()) {
-    initialize(model_->parameters(), config_.train.seed);
+    initialize(weights(), config_.train.seed);
     log_info("starting with fresh weights, seed {}", config_.train.seed);
     return;
   }
@@ -125,7 +146,9 @@ void Trainer::initialize_weights() {
         fmt::format("{} holds another model than the configuration describes", options_.init_from.string()),
         "their config.json and `model` section differ", "give --init-from weights of this model");
   }
-  copy(loaded.parameters.flat(), model_->parameters().flat());
+  for (const ParameterSpec& spec : weights().specs()) {
+    copy(loaded.parameters.view(spec.name), weights().view(spec.name));
+  }
   log_info("starting from the weights in {}", options_.init_from.string());
 }
 

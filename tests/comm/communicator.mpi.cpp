@@ -128,6 +128,70 @@ TEST(Communicator, SplitsAlongTheAxesOfAMesh) {
   }
 }
 
+// Every rank sends to every other, two tags each and two messages a tag; they are received in another order.
+TEST(Communicator, CarriesMessagesByTagInTheOrderTheyWereSent) {
+  Communicator& all = world().all();
+  const int ranks = all.size();
+  const int me = all.rank();
+  const auto content = [](int from, int to, int tag, int number, std::int64_t n) {
+    std::vector<std::int32_t> values(static_cast<std::size_t>(n));
+    for (std::int64_t i = 0; i < n; ++i) {
+      values[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(((from * 10 + to) * 10 + number) * 7 + tag + i);
+    }
+    return values;
+  };
+  for (const std::int64_t n : {std::int64_t{0}, std::int64_t{1}, std::int64_t{3}, std::int64_t{50001}}) {
+    std::vector<std::vector<std::int32_t>> memory;
+    memory.reserve(static_cast<std::size_t>(4 * ranks));
+    std::vector<Sending> sendings;
+    for (int to = 0; to < ranks; ++to) {
+      if (to == me) continue;
+      for (const int tag : {0, Communicator::max_tag}) {
+        for (int number = 0; number < 2; ++number) {
+          memory.push_back(content(me, to, tag, number, n));
+          sendings.push_back(all.send(host_view(std::as_const(memory.back()).data(), {n}), to, tag));
+        }
+      }
+    }
+    for (int from = ranks - 1; from >= 0; --from) {
+      if (from == me) continue;
+      for (const int tag : {Communicator::max_tag, 0}) {
+        for (int number = 0; number < 2; ++number) {
+          std::vector<std::int32_t> received(static_cast<std::size_t>(n), -1);
+          all.receive(host_view(received.data(), {n}), from, tag);
+          ASSERT_EQ(received, content(from, me, tag, number, n)) << "from " << from << " tag " << tag;
+        }
+      }
+    }
+    for (Sending& sending : sendings) sending.wait();
+  }
+}
+
+TEST(Communicator, RefusesMessagesToItselfAndUnknownTags) {
+  Communicator& all = world().all();
+  float value = 0;
+  EXPECT_THROW(all.send(host_view(&value, {1}), all.rank(), 0), ContractError);
+  EXPECT_THROW(all.receive(host_view(&value, {1}), all.size(), 0), ContractError);
+  if (all.size() > 1) {
+    EXPECT_THROW(all.receive(host_view(&value, {1}), (all.rank() + 1) % all.size(), -1), ContractError);
+  }
+}
+
+TEST(Communicator, AReceiveGivesUpAtTheDeadline) {
+  if (world().size() == 1) GTEST_SKIP() << "nobody to wait for";
+  if (world().rank() != 0) return;
+  world().enter("step 3", 0.05);
+  static float value = 0;  // the receive stays open
+  try {
+    world().all().receive(host_view(&value, {1}), 1, 77);
+    ADD_FAILURE() << "received what nobody sent";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("receive from rank 1 did not finish on rank 0"), std::string::npos)
+        << error.what();
+  }
+  world().enter("test", 30);
+}
+
 TEST(Communicator, GivesUpAtTheDeadlineAndSaysWho) {
   if (world().size() == 1) GTEST_SKIP() << "nobody to wait for";
   if (world().rank() == 0) {

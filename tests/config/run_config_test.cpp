@@ -68,7 +68,7 @@ TEST(RunConfig, RoundTripsThroughYaml) {
   c.train.learning_rate = 0.1234567890123456789;
   c.train.min_learning_rate = 1e-300;
   c.train.warmup_steps = 7;
-  c.parallel = {2, 3, 4, 5};
+  c.parallel = {2, 3, 4, "decoder1", 5};
   EXPECT_EQ(parse(to_yaml(c)), c);
 }
 
@@ -140,7 +140,7 @@ TEST(Overrides, SetOneKeyLaterOnesWin) {
   EXPECT_EQ(parse(small, {"train.schedule=wsd"}).train.schedule, Schedule::wsd);
   EXPECT_EQ(parse(small, {"model.levels.0.chunk=8"}).model.levels[0].chunk, 8);
   EXPECT_EQ(parse(small, {"model.levels[1].encoder.window=8"}).model.levels[1].encoder.window, 8);
-  EXPECT_EQ(parse(small, {"parallel={data: 2, stages: 3}"}).parallel, (ParallelConfig{2, 3, 1, 0}));
+  EXPECT_EQ(parse(small, {"parallel={data: 2, stages: 3}"}).parallel, (ParallelConfig{2, 3, 1, "", 0}));
   EXPECT_EQ(parse(small, {"data.train=a=b.h5"}).data.train[0].file, "a=b.h5");
   EXPECT_EQ(parse(small, {"model.tokenizer=''"}).model.tokenizer, "");
 }

@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
 #include <set>
 #include <string>
 #include <tuple>
 
+#include "blueprint/flops.hpp"
 #include "partition/schedule.hpp"
 #include "support/error.hpp"
 
@@ -51,11 +54,11 @@ TEST(Plan, EverySequenceBelongsToOneMicrobatchOfOneReplica) {
 }
 
 TEST(Plan, ChoosesTheLargestDivisorThatFits) {
-  EXPECT_EQ(choose_microbatch_size(12, 12'000, thousand_each), 12);
-  EXPECT_EQ(choose_microbatch_size(12, 11'999, thousand_each), 6);
-  EXPECT_EQ(choose_microbatch_size(12, 3'500, thousand_each), 3);
-  EXPECT_EQ(choose_microbatch_size(12, 10, thousand_each), 1);
-  EXPECT_EQ(choose_microbatch_size(7, 6'000, thousand_each), 1);
+  EXPECT_EQ(choose_microbatch_size(12, 100, 12'000, thousand_each), 12);
+  EXPECT_EQ(choose_microbatch_size(12, 100, 11'999, thousand_each), 6);
+  EXPECT_EQ(choose_microbatch_size(12, 100, 3'500, thousand_each), 3);
+  EXPECT_EQ(choose_microbatch_size(12, 100, 10, thousand_each), 1);
+  EXPECT_EQ(choose_microbatch_size(7, 100, 6'000, thousand_each), 1);
   EXPECT_EQ(make_plan(config_of(24, 0), 2, 6'000, thousand_each).microbatch_size, 6);
 }
 
@@ -70,17 +73,158 @@ TEST(Plan, RefusesWhatDoesNotDivide) {
   EXPECT_EQ(refusal(config_of(12, 3), 2), "accepted");
 }
 
-TEST(Plan, RefusesLayoutsItCannotTrain) {
-  RunConfig config = config_of(8, 0);
-  config.parallel.stages = 2;
-  EXPECT_NE(refusal(config, 2).find("this layout is not supported yet (parallel.stages is 2"), std::string::npos);
-  config.parallel.stages = 1;
-  config.parallel.shards = 3;
-  EXPECT_NE(refusal(config, 4).find("parallel.shards is 3"), std::string::npos);
-  config.parallel.shards = 1;
-  config.parallel.data = 4;
-  EXPECT_NE(refusal(config, 1).find("parallel.data is 4, but the job has 1 rank "), std::string::npos);
-  EXPECT_EQ(refusal(config, 4), "accepted");
+// Two levels: encoder1, encoder2, decoder2, decoder1.
+RunConfig pipeline(std::int64_t stages, std::int64_t shards, const std::string& cut) {
+  RunConfig config = config_of(12, 2);
+  LevelConfig level;
+  level.dim = 16;
+  level.chunk = 4;
+  level.prefix = 2;
+  for (StackConfig* stack : {&level.encoder, &level.decoder}) {
+    stack->layers = 1;
+    stack->heads = stack->kv_heads = 2;
+    stack->ffn = 32;
+  }
+  config.model.vocab_size = 259;
+  config.model.dim = 16;
+  config.model.levels = {level, level};
+  config.train.sequence_length = 24;  // one group and a half: two groups
+  config.parallel.stages = stages;
+  config.parallel.shards = shards;
+  config.parallel.cut = cut;
+  return config;
+}
+
+TEST(Plan, RefusesLayoutsThatCannotBe) {
+  const auto has = [](const RunConfig& config, std::int64_t ranks, const std::string& text) {
+    const std::string message = refusal(config, ranks);
+    EXPECT_NE(message.find(text), std::string::npos) << message;
+  };
+  has(pipeline(1, 3, ""), 3, "parallel.shards is 3 and parallel.stages is 1 (shards share the groups of decoders");
+  has(pipeline(5, 1, ""), 5, "parallel.stages is 5 (the model has 4 modules: encoder1, encoder2, decoder2, decoder1)");
+  has(pipeline(1, 1, "decoder2"), 1, "parallel.cut is 'decoder2' (parallel.stages is 1: there is nothing to cut)");
+  has(pipeline(2, 1, "decoder3"), 2, "(the model has no module 'decoder3')");
+  has(pipeline(3, 1, "decoder1,decoder2"), 3, "('decoder2' begins no later stage)");
+  has(pipeline(2, 1, "encoder1"), 2, "('encoder1' begins no later stage)");
+  has(pipeline(3, 1, "decoder2"), 3, "(parallel.stages is 3, so 2 modules begin a stage)");
+  has(pipeline(2, 3, "encoder2"), 4, "(the last stage begins with encoder2, and shards share the groups");
+  has(pipeline(2, 3, ""), 6, "the job has 6 ranks (a replica of parallel.stages 2 and parallel.shards 3 is 4 ranks) ");
+  has(pipeline(2, 3, ""), 6, "start 4 or 8 ranks");
+  has(pipeline(2, 5, ""), 6, "parallel.shards is 5, and a microbatch has 4 groups");
+  RunConfig lookback = pipeline(2, 3, "");
+  lookback.model.lookback = 2;
+  has(lookback, 4, "parallel.shards is 3, and a microbatch has 2 sequences");
+  RunConfig vanilla = pipeline(2, 1, "");
+  vanilla.model = ModelConfig();
+  vanilla.model.type = ModelType::vanilla;
+  has(vanilla, 2, "a vanilla model has one module");
+  RunConfig data = config_of(8, 0);
+  data.parallel.data = 4;
+  has(data, 1, "parallel.data is 4, but the job has 1 rank ");
+  EXPECT_EQ(refusal(data, 4), "accepted");
+}
+
+TEST(Plan, CutsTheChainAndSaysWhatCrosses) {
+  const Plan plan = make_plan(pipeline(3, 2, "decoder2,decoder1"), 8, 0, thousand_each);
+  EXPECT_EQ(plan.replicas, 2);
+  EXPECT_EQ(plan.ranks_per_replica(), 4);
+  ASSERT_EQ(plan.layout.size(), 3U);
+  EXPECT_EQ(plan.layout[0].modules, (ModuleRange{0, 2}));
+  EXPECT_EQ(plan.layout[1].modules, (ModuleRange{2, 3}));
+  EXPECT_EQ(plan.layout[2].modules, (ModuleRange{3, 4}));
+  EXPECT_EQ(plan.layout[2].shards, 2);
+  std::string text;
+  for (const Crossing& c : plan.crossings) text += fmt::format("{} {}-{}; ", c.tensor.str(), c.from, c.to);
+  EXPECT_EQ(text, "X(1) 0-1; c(2) 0-1; Y(1) 1-2; ");
+  for (std::int64_t rank = 0; rank < 8; ++rank) EXPECT_EQ(plan.rank_of(plan.role(rank)), rank);
+  EXPECT_EQ(plan.role(7), (RankRole{1, 2, 1}));
+  EXPECT_EQ(plan.groups(5, 2, 3), (GroupRange{0, 6}));
+  EXPECT_EQ(plan.groups(6, 1, 3), (GroupRange{0, 1}));
+  EXPECT_EQ(plan.groups(7, 1, 3), (GroupRange{1, 2}));
+}
+
+TEST(Plan, ShardsTakeEveryGroupOnce) {
+  for (const std::int64_t lookback : {0, 3}) {
+    RunConfig config = pipeline(2, 3, "decoder2");
+    config.train.batch_size = 5;
+    config.parallel.microbatch_size = 5;
+    config.model.lookback = lookback;
+    const Plan plan = make_plan(config, 4, 0, thousand_each);
+    std::int64_t next = 0;
+    for (std::int64_t rank = 1; rank < 4; ++rank) {
+      const GroupRange range = plan.groups(rank, 5, 2);
+      EXPECT_EQ(range.begin, next);
+      EXPECT_GE(range.count, 2);
+      if (lookback > 0) {
+        EXPECT_EQ(range.begin % 2 + range.count % 2, 0);
+      }
+      next += range.count;
+    }
+    EXPECT_EQ(next, 10);
+  }
+}
+
+TEST(Plan, BalancesTheStagesWithoutACut) {
+  for (const std::int64_t shards : {1, 2, 8}) {
+    const RunConfig config = pipeline(2, shards, "");
+    const std::vector<double> flops = module_flops(config.model, config.train.sequence_length);
+    const auto most_work = [&](std::int64_t cut) {
+      const auto middle = flops.begin() + cut;
+      return std::max(std::accumulate(flops.begin(), middle, 0.0),
+                      std::accumulate(middle, flops.end(), 0.0) / static_cast<double>(shards));
+    };
+    const std::int64_t chosen = cut_stages(config)[1].modules.begin;
+    for (std::int64_t cut = shards > 1 ? 2 : 1; cut < 4; ++cut) {
+      EXPECT_LE(most_work(chosen), most_work(cut)) << shards << " shards, cut at " << cut;
+    }
+  }
+}
+
+TEST(Schedule, PassesMessagesInTheOrderOfOneForwardOneBackward) {
+  const Plan plan = make_plan(pipeline(2, 2, "decoder1"), 3, 0, thousand_each);
+  const std::vector<Program> programs = schedule(plan, 2, {});
+  std::vector<std::string> first;
+  for (const Instruction& i : programs[0]) first.push_back(i.str());
+  const std::vector<std::string> expected{"forward 0",
+                                          "send Y(1) 0 to rank 1",
+                                          "send Y(1) 0 to rank 2",
+                                          "forward 1",
+                                          "send Y(1) 1 to rank 1",
+                                          "send Y(1) 1 to rank 2",
+                                          "receive dY(1) 0 from rank 1",
+                                          "receive dY(1) 0 from rank 2",
+                                          "backward 0",
+                                          "receive dY(1) 1 from rank 1",
+                                          "receive dY(1) 1 from rank 2",
+                                          "backward 1",
+                                          "all_reduce",
+                                          "clip_norm",
+                                          "step"};
+  EXPECT_EQ(first, expected);
+  std::vector<std::string> shard;
+  for (const Instruction& i : programs[2]) shard.push_back(i.str());
+  EXPECT_EQ(shard,
+            (std::vector<std::string>{"receive Y(1) 0 from rank 0", "forward 0", "backward 0", "send dY(1) 0 to rank 0",
+                                      "receive Y(1) 1 from rank 0", "forward 1", "backward 1", "send dY(1) 1 to rank 0",
+                                      "all_reduce", "clip_norm", "step"}));
+}
+
+// Every send has its receive: the same tensor and microbatch, once.
+TEST(Schedule, EveryMessageHasBothEnds) {
+  for (const auto& [stages, shards, cut] : {std::tuple{2, 1, "encoder2"}, {4, 2, ""}, {3, 3, "encoder2,decoder2"}}) {
+    const Plan plan = make_plan(pipeline(stages, shards, cut), 2 * (stages - 1 + shards), 0, thousand_each);
+    std::multiset<std::string> sent, received;
+    const std::vector<Program> programs = schedule(plan, 3, {});
+    for (std::size_t rank = 0; rank < programs.size(); ++rank) {
+      for (const Instruction& i : programs[rank]) {
+        const std::string what = fmt::format("{} {}", i.tensor.str(), i.microbatch);
+        if (i.op == Op::send) sent.insert(fmt::format("{} from {} to {}", what, rank, i.peer));
+        if (i.op == Op::receive) received.insert(fmt::format("{} from {} to {}", what, i.peer, rank));
+      }
+    }
+    EXPECT_FALSE(sent.empty());
+    EXPECT_EQ(sent, received);
+  }
 }
 
 TEST(Schedule, GivesEveryReplicaTheSameProgram) {

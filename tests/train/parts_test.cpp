@@ -40,7 +40,7 @@ TEST(AdamWOptimizer, DecaysMatricesOnly) {
   initialize(values, 1);
   std::fill_n(values.view("start_latent").host<float>(), values.view("start_latent").numel(), 0.5F);
   const Parameters gradients(config.model, Space::host);
-  AdamWOptimizer optimizer(config.model, config.train, Space::host);
+  AdamWOptimizer optimizer(parameters(config.model), config.train, Space::host);
   Parameters before(config.model, Space::host);
   copy(values.flat(), before.flat());
   optimizer.step({}, values, gradients, 0.5, 1, 1);

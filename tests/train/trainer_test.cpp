@@ -369,7 +369,8 @@ TEST_F(TrainerTest, ALastSaveThatFailsIsAnError) {
 
 TEST_F(TrainerTest, RefusesWhatItCannotDo) {
   EXPECT_ERROR(train(data_.config({"train.precision=bf16"}), run()), InputError, "train.precision bf16 needs a GPU");
-  EXPECT_ERROR(train(data_.config({"parallel.stages=2"}), run()), InputError, "this layout is not supported yet");
+  EXPECT_ERROR(train(data_.config({"parallel.stages=2"}), run()), InputError,
+               "the job has 1 rank (a replica of parallel.stages 2 and parallel.shards 1 is 2 ranks)");
   EXPECT_ERROR(train(data_.config({"parallel.microbatch_size=4"}), run()), InputError, "does not divide");
   EXPECT_ERROR(train(data_.config({"model.vocab_size=100"}), run()), InputError, "100");
   EXPECT_ERROR(train(data_.config({"model.tokenizer=other.model"}), run()), InputError,

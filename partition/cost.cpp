@@ -1,0 +1,267 @@
+#include "partition/cost.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "blueprint/activations.hpp"
+#include "blueprint/flops.hpp"
+#include "blueprint/parameters.hpp"
+#include "support/error.hpp"
+
+namespace photon {
+namespace {
+
+constexpr std::int64_t float_bytes = 4;
+constexpr double norm_traffic = 4;        // bytes a parameter: the gradient is read
+constexpr double optimizer_traffic = 28;  // weight, gradient and two moments read, all but the gradient written
+
+// Elements that a pass over this module reads of its parameters: of the embedding only where it is the head.
+std::int64_t weights_read(const ModelConfig& config, std::int64_t module) {
+  const bool head = config.type == ModelType::vanilla || module == decoder_module(config, 1);
+  std::int64_t elements = 0;
+  for (const ParameterSpec& spec : hosted_parameters(config, {module, module + 1})) {
+    const bool embedding = spec.name == "embed.weight" || spec.name == "model.embed_tokens.weight";
+    if (!embedding || (head && config.tie_embeddings)) elements += spec.numel();
+  }
+  return elements;
+}
+
+// What a forward pass writes of one module and its backward reads: its stack's activations and its outputs. Encoders
+// take `sequences` whole sequences, decoders `groups` of their groups.
+double module_activations(const ModelConfig& config, std::int64_t module, std::int64_t sequences, std::int64_t tokens,
+                          std::int64_t groups) {
+  if (config.type == ModelType::vanilla) {
+    return static_cast<double>(
+        stack_saved_bytes(config.stack, config.dim, AttentionKind::stream, {sequences, tokens, tokens}) +
+        sequences * tokens * config.dim * float_bytes);
+  }
+  const std::int64_t num_levels = config.num_levels();
+  const bool encodes = module < num_levels;
+  const std::int64_t l = encodes ? module + 1 : 2 * num_levels - module;
+  const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
+  const auto units = [&](std::int64_t at) { return groups * (config.group_tokens() / config.cumulative_chunk(at)); };
+  if (encodes) {
+    const std::int64_t positions = units(l) / sequences;
+    return static_cast<double>(
+        stack_saved_bytes(level.encoder, level.dim, AttentionKind::stream, {sequences, positions, positions}) +
+        2 * units(l) * level.dim * float_bytes);
+  }
+  const StackShape shape{units(l), config.decoder_positions(l), level.chunk};
+  const std::int64_t below = config.width(l - 1);
+  return static_cast<double>(stack_saved_bytes(level.decoder, below, AttentionKind::group, shape) +
+                             (shape.rows() + units(l - 1)) * below * float_bytes);
+}
+
+double steps_of_tree(std::int64_t ranks) {
+  return ranks < 2 ? 0 : std::ceil(std::log2(static_cast<double>(ranks)));
+}
+
+PassCost sum_of(const std::vector<ModuleCost>& modules, PassCost ModuleCost::*pass) {
+  PassCost sum;
+  for (const ModuleCost& module : modules) {
+    sum.flops += (module.*pass).flops;
+    sum.bytes += (module.*pass).bytes;
+  }
+  return sum;
+}
+
+}  // namespace
+
+PassCost RankCost::forward() const {
+  return sum_of(modules, &ModuleCost::forward);
+}
+PassCost RankCost::backward() const {
+  return sum_of(modules, &ModuleCost::backward);
+}
+
+CostModel::CostModel(const RunConfig& config, const Cluster& cluster, const Plan& plan)
+    : config_(config), cluster_(cluster), plan_(plan) {
+  const std::int64_t span = config.model.group_tokens();
+  groups_per_sequence_ = (config.train.sequence_length + span - 1) / span;
+  // Shards with equally many groups cost the same.
+  std::map<std::pair<std::int64_t, std::int64_t>, RankCost> known;
+  for (std::int64_t rank = 0; rank < plan.ranks_per_replica(); ++rank) {
+    const std::pair key{plan.role(rank).stage, plan.groups(rank, plan.microbatch_size, groups_per_sequence_).count};
+    const auto found = known.find(key);
+    ranks_.push_back(found != known.end() ? found->second : known.emplace(key, cost_of(rank)).first->second);
+  }
+  if (plan.stages > 1) ranks_.front().memory.staging += float_bytes * flat_size(parameters(config.model));
+}
+
+RankCost CostModel::cost_of(std::int64_t rank) const {
+  const ModelConfig& model = config_.model;
+  const std::int64_t stage = plan_.role(rank).stage;
+  const ModuleRange modules = plan_.stage_of(rank).modules;
+  const std::int64_t groups = plan_.groups(rank, plan_.microbatch_size, groups_per_sequence_).count;
+  const double sequences = static_cast<double>(groups) / static_cast<double>(groups_per_sequence_);
+  const std::vector<double> flops = module_flops(model, config_.train.sequence_length);
+  RankCost cost;
+  for (std::int64_t m = modules.begin; m < modules.end; ++m) {
+    const auto weights = static_cast<double>(float_bytes * weights_read(model, m));
+    const double kept = module_activations(model, m, plan_.microbatch_size, config_.train.sequence_length, groups);
+    const bool head = m + 1 == num_modules(model);
+    const double logits = head ? sequences * static_cast<double>(config_.train.sequence_length * model.vocab_size) *
+                                     static_cast<double>(float_bytes)
+                               : 0;
+    const double forward = sequences * flops[static_cast<std::size_t>(m)];
+    // Backward: the weights again, their gradients read and written; every activation again and its gradient.
+    cost.modules.push_back(
+        {m, {forward, weights + 2 * (kept + logits)}, {2 * forward, 3 * weights + 4 * (kept + logits)}});
+  }
+  const std::vector<ParameterSpec> hosted = hosted_parameters(model, modules);
+  for (const ParameterSpec& spec : hosted) cost.num_parameters += spec.numel();
+  cost.arena_bytes =
+      model.type == ModelType::vanilla
+          ? training_activation_bytes(model, plan_.microbatch_size, config_.train.sequence_length)
+          : stage_activation_bytes(model, modules, plan_.microbatch_size, config_.train.sequence_length, groups);
+  cost.memory.weights = float_bytes * flat_size(hosted);
+  cost.memory.gradients = cost.memory.weights;
+  cost.memory.optimizer = 2 * cost.memory.weights;
+  cost.memory.activations = plan_.max_in_flight(stage, plan_.num_microbatches()) * cost.arena_bytes;
+  for (const Crossing& crossing : plan_.crossings) {
+    if (crossing.from != stage || crossing.tensor.kind != Boundary::Kind::encoder_state) continue;
+    const std::int64_t level = crossing.tensor.level;
+    const std::int64_t rows = groups * (model.group_tokens() / model.cumulative_chunk(level));
+    cost.memory.staging = std::max(cost.memory.staging, rows * model.width(level) * float_bytes);
+  }
+  return cost;
+}
+
+const RankCost& CostModel::fullest() const {
+  return *std::max_element(ranks_.begin(), ranks_.end(),
+                           [](const RankCost& a, const RankCost& b) { return a.memory.total() < b.memory.total(); });
+}
+
+std::int64_t CostModel::memory_bytes() const {
+  return fullest().memory.total();
+}
+
+std::int64_t CostModel::message_bytes(std::int64_t from, std::int64_t to, const Boundary& tensor) const {
+  const GroupRange a = plan_.groups(from, plan_.microbatch_size, groups_per_sequence_);
+  const GroupRange b = plan_.groups(to, plan_.microbatch_size, groups_per_sequence_);
+  const std::int64_t common = std::min(a.begin + a.count, b.begin + b.count) - std::max(a.begin, b.begin);
+  const ModelConfig& model = config_.model;
+  return std::max<std::int64_t>(common, 0) * (model.group_tokens() / model.cumulative_chunk(tensor.level)) *
+         model.width(tensor.level) * float_bytes;
+}
+
+double CostModel::sent_bytes(std::int64_t rank, const Program& program) const {
+  double bytes = 0;
+  for (const Instruction& i : program) {
+    if (i.op == Op::send) bytes += static_cast<double>(message_bytes(rank, i.peer, i.tensor));
+  }
+  return bytes;
+}
+
+double CostModel::seconds(const PassCost& pass) const {
+  return std::max(pass.flops / cluster_.flops, pass.bytes / cluster_.memory_bandwidth);
+}
+
+double CostModel::forward_seconds(std::int64_t r) const {
+  double sum = 0;
+  for (const ModuleCost& module : rank(r).modules) sum += seconds(module.forward);
+  return sum;
+}
+
+double CostModel::backward_seconds(std::int64_t r) const {
+  double sum = 0;
+  for (const ModuleCost& module : rank(r).modules) sum += seconds(module.backward);
+  return sum;
+}
+
+double CostModel::busiest_seconds() const {
+  double most = 0;
+  const RankCost* previous = nullptr;
+  for (std::int64_t r = 0; r < num_ranks(); ++r) {
+    // The first shard of a stage has the most groups, or one less than the most.
+    if (previous != nullptr && previous->arena_bytes == rank(r).arena_bytes) continue;
+    previous = &rank(r);
+    most = std::max(most, forward_seconds(r) + backward_seconds(r));
+  }
+  return most * static_cast<double>(plan_.num_microbatches());
+}
+
+double CostModel::gradient_seconds(std::int64_t r) const {
+  const ModelConfig& model = config_.model;
+  const auto sum = [&](double bytes, std::int64_t holders) {
+    const double between = all_reduce_seconds(cluster_, {.count = plan_.replicas, .stride = num_ranks()},
+                                              bytes / static_cast<double>(holders));
+    return all_reduce_seconds(cluster_, {.count = holders, .stride = 1}, bytes) + between;
+  };
+  const StagePlan& stage = plan_.stage_of(r);
+  const bool first = stage.modules.begin == 0;
+  const bool last = stage.modules.end == num_modules(model);
+  auto bytes = static_cast<double>(float_bytes * rank(r).num_parameters);
+  if (plan_.stages == 1 || (!first && !last)) return sum(bytes, stage.shards);
+  // The embedding is on the first and on the last stage, and its gradient is the sum over both.
+  const auto embedding = static_cast<double>(float_bytes * model.vocab_size * model.dim);
+  return sum(bytes - embedding, stage.shards) + sum(embedding, 1 + plan_.shards);
+}
+
+double CostModel::small_sum_seconds() const {
+  const std::int64_t ranks = plan_.replicas * num_ranks();
+  const std::int64_t together = std::min(ranks, cluster_.ranks_per_node);
+  const std::int64_t nodes = (ranks + cluster_.ranks_per_node - 1) / cluster_.ranks_per_node;
+  return 2 * (steps_of_tree(together) * cluster_.within_node.latency +
+              steps_of_tree(nodes) * cluster_.between_nodes.latency);
+}
+
+TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64_t first_rank) const {
+  using Kind = TimedInstruction::Kind;
+  const RankCost& cost = rank(r);
+  const auto parameters = static_cast<double>(cost.num_parameters);
+  TimedProgram result;
+  for (const Instruction& i : program) {
+    TimedInstruction t;
+    t.name = i.str();
+    switch (i.op) {
+      case Op::forward:
+        t.seconds = forward_seconds(r);
+        t.memory = cost.arena_bytes;
+        break;
+      case Op::backward:
+        t.seconds = backward_seconds(r);
+        t.memory = -cost.arena_bytes;
+        break;
+      case Op::step:
+        t.seconds = parameters * optimizer_traffic / cluster_.memory_bandwidth;
+        break;
+      case Op::send: {
+        const Link& link = cluster_.link(first_rank + r, first_rank + i.peer);
+        t.kind = Kind::send;
+        const auto bytes = static_cast<double>(message_bytes(r, i.peer, i.tensor));
+        t.seconds = bytes > 0 ? bytes / link.bandwidth : 0;
+        t.latency = bytes > 0 ? link.latency : 0;
+        break;
+      }
+      case Op::receive:
+        t.kind = Kind::receive;
+        break;
+      case Op::all_reduce:
+        t.kind = Kind::collective;
+        t.seconds = gradient_seconds(r) + small_sum_seconds();
+        break;
+      case Op::clip_norm:
+        t.kind = Kind::collective;
+        t.seconds = parameters * norm_traffic / cluster_.memory_bandwidth + small_sum_seconds();
+        break;
+      default:
+        PHOTON_EXPECT(false, "{} has no cost", i.str());
+    }
+    if (t.kind == Kind::send || t.kind == Kind::receive) {
+      t.peer = i.peer;
+      const auto kind = static_cast<std::int64_t>(i.tensor.kind) * 2 + (i.tensor.gradient ? 1 : 0);
+      t.message = (i.microbatch * 8 + kind) * 64 + i.tensor.level;
+    }
+    if (t.kind == Kind::collective) {
+      t.group = 0;
+      t.group_size = num_ranks();
+    }
+    result.push_back(std::move(t));
+  }
+  return result;
+}
+
+}  // namespace photon

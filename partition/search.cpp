@@ -1,0 +1,202 @@
+#include "partition/search.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "partition/cost.hpp"
+#include "partition/prediction.hpp"
+#include "support/error.hpp"
+
+namespace photon {
+namespace {
+
+struct Candidate {
+  ParallelConfig parallel;
+  std::int64_t memory_bytes = 0;
+  double busiest_seconds = 0;  // no step is shorter
+};
+
+RunConfig with(const RunConfig& config, const ParallelConfig& parallel) {
+  RunConfig changed = config;
+  changed.parallel = parallel;
+  return changed;
+}
+
+std::int64_t never(std::int64_t) {
+  return 0;
+}
+
+std::string cut_text(const ModelConfig& model, const std::vector<StagePlan>& layout) {
+  std::string cut;
+  for (std::size_t s = 1; s < layout.size(); ++s) {
+    if (s > 1) cut += ',';
+    cut += module_name(model, layout[s].modules.begin);
+  }
+  return cut;
+}
+
+// All cuts of the chain into the given number of stages, as parallel.cut; with shards the last stage holds decoders
+// only.
+std::vector<std::string> cuts(const ModelConfig& model, std::int64_t stages, bool sharded) {
+  std::vector<std::string> result;
+  const std::int64_t modules = num_modules(model);
+  const auto extend = [&](auto& self, std::vector<StagePlan> layout, std::int64_t begin) -> void {
+    const std::int64_t left = stages - static_cast<std::int64_t>(layout.size());
+    if (left == 1) {
+      layout.push_back({{begin, modules}, 1});
+      if (!sharded || begin >= model.num_levels()) result.push_back(cut_text(model, layout));
+      return;
+    }
+    for (std::int64_t end = begin + 1; end <= modules - (left - 1); ++end) {
+      std::vector<StagePlan> longer = layout;
+      longer.push_back({{begin, end}, 1});
+      self(self, std::move(longer), end);
+    }
+  };
+  extend(extend, {}, 0);
+  return result;
+}
+
+// Adds every microbatch size of one cut.
+void add_sizes(const RunConfig& config, const Cluster& cluster, const ParallelConfig& parallel,
+               std::vector<Candidate>& candidates) {
+  const std::int64_t sequences = config.train.batch_size / (cluster.num_ranks / ranks_per_replica(parallel));
+  for (std::int64_t size = 1; size <= sequences; ++size) {
+    if (sequences % size != 0) continue;
+    RunConfig sized = with(config, parallel);
+    sized.parallel.microbatch_size = size;
+    try {
+      const Plan plan = make_plan(sized, cluster.num_ranks, 0, never);
+      const CostModel cost(sized, cluster, plan);
+      candidates.push_back({sized.parallel, cost.memory_bytes(), cost.busiest_seconds()});
+    } catch (const InputError&) {
+      continue;  // fewer groups than shards
+    }
+    if (candidates.back().memory_bytes > cluster.memory_bytes) return;  // larger ones need more
+  }
+}
+
+// Every layout that divides. Replicas are as many as the ranks allow.
+std::vector<Candidate> all_layouts(const RunConfig& config, const Cluster& cluster) {
+  std::vector<Candidate> candidates;
+  for (std::int64_t each = 1; each <= cluster.num_ranks; ++each) {
+    if (cluster.num_ranks % each != 0 || config.train.batch_size % (cluster.num_ranks / each) != 0) continue;
+    for (std::int64_t stages = 1; stages <= std::min(each, num_modules(config.model)); ++stages) {
+      const std::int64_t shards = each - stages + 1;
+      if (stages == 1 && shards > 1) continue;
+      for (const std::string& cut : cuts(config.model, stages, shards > 1)) {
+        ParallelConfig parallel;
+        parallel.stages = stages;
+        parallel.shards = shards;
+        parallel.cut = cut;
+        add_sizes(config, cluster, parallel, candidates);
+      }
+    }
+  }
+  return candidates;
+}
+
+std::string gib(std::int64_t bytes) {
+  return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / 0x1p30);
+}
+
+// Stages and shards before cuts, cuts before microbatch sizes; the larger microbatch of equals.
+auto distance(const Candidate& candidate, const ParallelConfig& given) {
+  const ParallelConfig& p = candidate.parallel;
+  const auto apart = [](std::int64_t a, std::int64_t b) { return a > b ? a - b : b - a; };
+  return std::tuple(apart(ranks_per_replica(p), ranks_per_replica(given)), apart(p.stages, given.stages),
+                    p.cut == given.cut ? 0 : 1, candidate.busiest_seconds, -p.microbatch_size);
+}
+
+std::int64_t least_memory(const std::vector<Candidate>& candidates) {
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (const Candidate& c : candidates) least = std::min(least, c.memory_bytes);
+  return least;
+}
+
+void keep_fitting(std::vector<Candidate>& candidates, const Cluster& cluster) {
+  std::erase_if(candidates, [&](const Candidate& c) { return c.memory_bytes > cluster.memory_bytes; });
+}
+
+std::string none_fits(const Cluster& cluster, std::int64_t least) {
+  return fmt::format("no layout on {} ranks fits, the smallest needs {} a rank", cluster.num_ranks, gib(least));
+}
+
+constexpr const char* make_it_fit =
+    "take more ranks, devices with more memory or a smaller model, or shorten train.sequence_length";
+
+[[noreturn]] void refuse(const RunConfig& config, const Cluster& cluster, const ParallelConfig& given,
+                         const MemoryUse& use) {
+  std::vector<Candidate> candidates = all_layouts(config, cluster);
+  const std::int64_t least = least_memory(candidates);
+  keep_fitting(candidates, cluster);
+  const auto nearest =
+      std::min_element(candidates.begin(), candidates.end(),
+                       [&](const Candidate& a, const Candidate& b) { return distance(a, given) < distance(b, given); });
+  throw InputError(
+      fmt::format("this layout needs {} on a rank that has {}", gib(use.total()), gib(cluster.memory_bytes)),
+      fmt::format("weights {}, gradients {}, optimizer {}, activations {}, staging {}", gib(use.weights),
+                  gib(use.gradients), gib(use.optimizer), gib(use.activations), gib(use.staging)),
+      nearest != candidates.end() ? fmt::format("the nearest layout that fits needs {}: {}", gib(nearest->memory_bytes),
+                                                settings_text(nearest->parallel))
+                                  : fmt::format("{}: {}", none_fits(cluster, least), make_it_fit));
+}
+
+}  // namespace
+
+std::string settings_text(const ParallelConfig& parallel) {
+  std::string text = fmt::format("--set parallel.stages={} --set parallel.shards={}", parallel.stages, parallel.shards);
+  if (!parallel.cut.empty()) text += fmt::format(" --set parallel.cut={}", parallel.cut);
+  if (parallel.microbatch_size > 0) text += fmt::format(" --set parallel.microbatch_size={}", parallel.microbatch_size);
+  return text;
+}
+
+Plan plan_given(const RunConfig& config, const Cluster& cluster) {
+  const Plan unsized = make_plan(config, cluster.num_ranks, 0, never);
+  const auto needed = [&](std::int64_t sequences) {
+    Plan sized = unsized;
+    sized.microbatch_size = sequences;
+    return CostModel(config, cluster, sized).memory_bytes();
+  };
+  Plan plan = make_plan(config, cluster.num_ranks, cluster.memory_bytes, needed);
+  const CostModel cost(config, cluster, plan);
+  if (cost.memory_bytes() <= cluster.memory_bytes) return plan;
+  ParallelConfig given = config.parallel;
+  given.cut = cut_text(config.model, plan.layout);
+  refuse(config, cluster, given, cost.fullest().memory);
+}
+
+ParallelConfig fastest_layout(const RunConfig& config, const Cluster& cluster) {
+  std::vector<Candidate> candidates = all_layouts(config, cluster);
+  if (candidates.empty()) {
+    throw InputError(
+        fmt::format("no layout of {} ranks divides train.batch_size {}", cluster.num_ranks, config.train.batch_size),
+        "every replica takes equally many sequences of a step",
+        "set train.batch_size to a multiple of the ranks, or plan other ranks");
+  }
+  const std::int64_t least = least_memory(candidates);
+  keep_fitting(candidates, cluster);
+  if (candidates.empty()) {
+    throw InputError(none_fits(cluster, least), fmt::format("a rank has {}", gib(cluster.memory_bytes)), make_it_fit);
+  }
+  // By the least they could take, so that most need not be timed.
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.busiest_seconds < b.busiest_seconds; });
+  std::optional<ParallelConfig> best;
+  double best_seconds = std::numeric_limits<double>::infinity();
+  for (const Candidate& candidate : candidates) {
+    if (candidate.busiest_seconds >= best_seconds) break;
+    const RunConfig changed = with(config, candidate.parallel);
+    const double seconds = predict(changed, cluster, make_plan(changed, cluster.num_ranks, 0, never)).seconds;
+    if (seconds >= best_seconds) continue;
+    best_seconds = seconds;
+    best = candidate.parallel;
+  }
+  return *best;
+}
+
+}  // namespace photon

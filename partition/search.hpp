@@ -1,0 +1,25 @@
+// Layouts for a number of ranks: the one given, the fastest, the nearest that fits the memory.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "config/run_config.hpp"
+#include "partition/cluster.hpp"
+#include "partition/plan.hpp"
+
+namespace photon {
+
+// The layout that config.parallel gives, on all ranks of the cluster; microbatch_size 0 becomes the largest that fits.
+// Errors: InputError when it does not divide, or when a rank would need more memory than it has: that names the numbers
+// and the nearest layout that fits.
+Plan plan_given(const RunConfig& config, const Cluster& cluster);
+
+// The layout of least predicted step time, over stages, cuts, shards, replicas and microbatch sizes, that fits.
+// config.parallel is not read. Errors: InputError when none fits.
+ParallelConfig fastest_layout(const RunConfig& config, const Cluster& cluster);
+
+// "--set parallel.stages=2 --set parallel.shards=3 ..."
+std::string settings_text(const ParallelConfig& parallel);
+
+}  // namespace photon

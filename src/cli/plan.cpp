@@ -1,0 +1,226 @@
+// photon plan: what a layout would do on a cluster.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "blueprint/parameters.hpp"
+#include "cli/commands.hpp"
+#include "config/cluster_config.hpp"
+#include "config/run_config.hpp"
+#include "partition/cluster.hpp"
+#include "partition/prediction.hpp"
+#include "partition/search.hpp"
+#include "partition/timeline.hpp"
+#include "storage/publish.hpp"
+#include "support/error.hpp"
+#include "train/memory_plan.hpp"
+
+namespace photon::cli {
+namespace {
+using Json = nlohmann::ordered_json;
+
+constexpr const char* description =
+    "Says what a layout would do on a cluster, without running anything: what each rank hosts, computes, sends and\n"
+    "holds, and the predicted time of a training step, from the very programs that ranks would carry out. The layout\n"
+    "is the one of the configuration's section `parallel`, on as many ranks as the cluster has devices; --search "
+    "finds\n"
+    "the fastest one instead. Layouts that do not fit are refused, with the nearest that does.";
+
+constexpr const char* examples =
+    "Examples:\n"
+    "  photon plan --config configs/train/quickstart-pipeline.yaml --cluster configs/cluster/four-h100.yaml\n"
+    "  photon plan --config configs/train/photon-600m.yaml --cluster configs/cluster/eight-h100.yaml --search --trace "
+    "t.json";
+
+struct Options {
+  std::string config;
+  std::string cluster;
+  std::vector<std::string> overrides;
+  std::string trace;
+  bool search = false;
+  bool json = false;
+};
+
+std::string modules_text(const ModelConfig& model, const ModuleRange& modules) {
+  std::string text;
+  for (std::int64_t m = modules.begin; m < modules.end; ++m) {
+    if (m > modules.begin) text += ' ';
+    text += module_name(model, m);
+  }
+  return text;
+}
+
+double step_flops(const Plan& plan, const RankCost& cost) {
+  return (cost.forward().flops + cost.backward().flops) * static_cast<double>(plan.num_microbatches());
+}
+
+Json memory_json(const MemoryUse& use) {
+  return {{"weights", use.weights},         {"gradients", use.gradients}, {"optimizer", use.optimizer},
+          {"activations", use.activations}, {"staging", use.staging},     {"total", use.total()}};
+}
+
+Json describe(const RunConfig& config, const Plan& plan, const Prediction& prediction) {
+  Json stages = Json::array();
+  for (const StagePlan& stage : plan.layout) {
+    Json names = Json::array();
+    for (std::int64_t m = stage.modules.begin; m < stage.modules.end; ++m)
+      names.push_back(module_name(config.model, m));
+    stages.push_back({{"modules", names}, {"shards", stage.shards}});
+  }
+  Json ranks = Json::array();
+  for (std::int64_t rank = 0; rank < plan.ranks_per_replica(); ++rank) {
+    const auto i = static_cast<std::size_t>(rank);
+    const RankCost& cost = prediction.costs[i];
+    const RankTimes& times = prediction.simulation.ranks[i];
+    ranks.push_back({{"rank", prediction.first_rank + rank},
+                     {"stage", plan.role(rank).stage},
+                     {"shard", plan.role(rank).shard},
+                     {"flops", step_flops(plan, cost)},
+                     {"sent_bytes", prediction.sent_bytes[i]},
+                     {"compute_seconds", times.compute},
+                     {"wait_seconds", times.wait},
+                     {"communication_seconds", times.communication},
+                     {"parameters", cost.num_parameters},
+                     {"memory_bytes", memory_json(cost.memory)}});
+  }
+  return {{"ranks", plan.replicas * plan.ranks_per_replica()},
+          {"replicas", plan.replicas},
+          {"stages", stages},
+          {"microbatch_size", plan.microbatch_size},
+          {"microbatches", plan.num_microbatches()},
+          {"step_seconds", prediction.seconds},
+          {"tokens_per_second", prediction.tokens_per_second},
+          {"bubble", prediction.bubble},
+          {"utilization", prediction.utilization},
+          {"memory_bytes", prediction.memory_bytes},
+          {"replica_ranks", ranks}};
+}
+
+std::string amount(double value, const char* unit) {
+  static constexpr const char* prefixes[] = {"", "k", "M", "G", "T", "P", "E"};
+  int power = 0;
+  for (; value >= 1000 && power < 6; ++power) value /= 1000;
+  return fmt::format("{:.3g} {}{}", value, prefixes[power], unit);
+}
+
+std::string milliseconds(double seconds) {
+  return seconds < 1 ? fmt::format("{:.3g}", seconds * 1e3) : fmt::format("{:.0f}", seconds * 1e3);
+}
+
+// One line for each stage: the rank of it that computes longest.
+void print_stages(const RunConfig& config, const Plan& plan, const Prediction& prediction) {
+  std::cout << fmt::format("{:<6}{:>6}  {:<10}{:>10}{:>9}{:>9}{:>10}  {}\n", "stage", "ranks", "FLOPs", "compute",
+                           "sums", "waiting", "sent", "modules");
+  std::string memory = fmt::format("{:<6}{:>11}{:>11}{:>11}{:>13}{:>11}{:>11}\n", "stage", "weights", "gradients",
+                                   "optimizer", "activations", "staging", "total");
+  std::int64_t first = 0;
+  for (std::int64_t s = 0; s < plan.stages; ++s) {
+    const StagePlan& stage = plan.layout[static_cast<std::size_t>(s)];
+    const auto slowest = static_cast<std::size_t>(
+        std::max_element(prediction.simulation.ranks.begin() + first,
+                         prediction.simulation.ranks.begin() + first + stage.shards,
+                         [](const RankTimes& a, const RankTimes& b) { return a.compute < b.compute; }) -
+        prediction.simulation.ranks.begin());
+    first += stage.shards;
+    const RankTimes& times = prediction.simulation.ranks[slowest];
+    const MemoryUse& use = prediction.costs[slowest].memory;
+    std::cout << fmt::format("{:<6}{:>6}  {:<10}{:>10}{:>9}{:>9}{:>10}  {}\n", s + 1, stage.shards,
+                             amount(step_flops(plan, prediction.costs[slowest]), ""), milliseconds(times.compute),
+                             milliseconds(times.communication), milliseconds(times.wait),
+                             amount(prediction.sent_bytes[slowest], "B"), modules_text(config.model, stage.modules));
+    memory += fmt::format("{:<6}{:>11}{:>11}{:>11}{:>13}{:>11}{:>11}\n", s + 1, bytes_text(use.weights),
+                          bytes_text(use.gradients), bytes_text(use.optimizer), bytes_text(use.activations),
+                          bytes_text(use.staging), bytes_text(use.total()));
+  }
+  std::cout << "(of a step, in ms; of each stage the rank that computes longest)\n\n" << memory << "(of a rank)\n\n";
+}
+
+void print_table(const RunConfig& config, const Cluster& cluster, const Plan& plan, const Prediction& prediction) {
+  std::cout << fmt::format(
+      "{} parameters on {} ranks: {} replica{} of {}\n"
+      "a step is {} sequences of {} tokens: {} microbatch{} of {} on each replica\n\n",
+      num_parameters(config.model), plan.replicas * plan.ranks_per_replica(), plan.replicas,
+      plan.replicas == 1 ? "" : "s", plan.ranks_per_replica(), plan.batch_size, config.train.sequence_length,
+      plan.num_microbatches(), plan.num_microbatches() == 1 ? "" : "es", plan.microbatch_size);
+  print_stages(config, plan, prediction);
+  std::cout << fmt::format(
+      "predicted: {} ms a step, {} tokens/s; {:.1f} % of the ranks' time is not compute; {:.1f} % of their FLOP/s are "
+      "used\n"
+      "memory: {} of {} on the fullest rank\n\n",
+      milliseconds(prediction.seconds), amount(prediction.tokens_per_second, ""), 100 * prediction.bubble,
+      100 * prediction.utilization, bytes_text(prediction.memory_bytes), bytes_text(cluster.memory_bytes));
+  std::cout << timeline_text(plan, prediction, 96, 4) << std::flush;
+}
+
+// Chrome's trace format, which Perfetto opens: a track a rank.
+std::string trace_text(const Plan& plan, const Prediction& prediction) {
+  Json events = Json::array();
+  for (std::int64_t rank = 0; rank < plan.ranks_per_replica(); ++rank) {
+    const auto i = static_cast<std::size_t>(rank);
+    const std::int64_t track = prediction.first_rank + rank;
+    events.push_back({{"ph", "M"},
+                      {"name", "thread_name"},
+                      {"pid", 0},
+                      {"tid", track},
+                      {"args", {{"name", fmt::format("rank {}", track)}}}});
+    for (const Span& span : prediction.simulation.ranks[i].spans) {
+      events.push_back({{"ph", "X"},
+                        {"name", prediction.programs[i][static_cast<std::size_t>(span.instruction)].str()},
+                        {"pid", 0},
+                        {"tid", track},
+                        {"ts", span.begin * 1e6},
+                        {"dur", (span.end - span.begin) * 1e6}});
+    }
+  }
+  return Json{{"displayTimeUnit", "ms"}, {"traceEvents", events}}.dump() + "\n";
+}
+
+void plan(const Options& options) {
+  RunConfig config = load_run_config(options.config, options.overrides);
+  const Cluster cluster = make_cluster(load_cluster_config(options.cluster), config.train.precision);
+  if (options.search) config.parallel = fastest_layout(config, cluster);
+  const Plan found = plan_given(config, cluster);
+  const Prediction prediction = predict(config, cluster, found);
+  if (!options.trace.empty()) publish_file(options.trace, trace_text(found, prediction), "trace");
+  if (options.json) {
+    Json json = describe(config, found, prediction);
+    if (options.search) json["settings"] = settings_text(config.parallel);
+    std::cout << json.dump(2) << std::endl;
+    return;
+  }
+  if (options.search) std::cout << fmt::format("fastest layout: {}\n\n", settings_text(config.parallel));
+  print_table(config, cluster, found, prediction);
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("plan", description);
+  command->footer(examples);
+  command->add_option("--config", options->config, "a YAML file; see photon help config")
+      ->type_name("FILE")
+      ->required();
+  command->add_option("--cluster", options->cluster, "the machines, as in configs/cluster")
+      ->type_name("FILE")
+      ->required();
+  command
+      ->add_option("--set", options->overrides,
+                   "sets one key of the configuration, e.g. parallel.stages=2; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_flag("--search", options->search,
+                    "look for the fastest layout that fits instead of taking that of the configuration");
+  command->add_flag("--json", options->json, "print JSON: bytes, seconds and FLOPs of every rank of a replica");
+  command
+      ->add_option("--trace", options->trace,
+                   "also write the predicted step of a replica as a trace file, for ui.perfetto.dev")
+      ->type_name("FILE");
+  command->callback([options] { plan(*options); });
+}
+
+}  // namespace photon::cli

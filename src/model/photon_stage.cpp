@@ -1,0 +1,295 @@
+#include "model/photon_stage.hpp"
+
+#include "kernels/elementwise.hpp"
+#include "kernels/embedding.hpp"
+#include "kernels/group_rows.hpp"
+#include "kernels/head_loss.hpp"
+#include "kernels/linear.hpp"
+#include "model/photon_model.hpp"
+
+namespace photon {
+namespace {
+
+TensorView floats(Arena& arena, const Shape& shape) {
+  return arena.allocate(DType::f32, shape);
+}
+
+std::size_t at(std::int64_t l) {
+  return static_cast<std::size_t>(l);
+}
+
+}  // namespace
+
+Distance to_distance(RecLossOptions::Kind kind) {
+  switch (kind) {
+    case RecLossOptions::Kind::smooth_l1:
+      return Distance::smooth_l1;
+    case RecLossOptions::Kind::mse:
+      return Distance::mse;
+    case RecLossOptions::Kind::cosine:
+      break;
+  }
+  return Distance::cosine;
+}
+
+GroupRange all_groups(const ModelConfig& config, const Batch& batch) {
+  return {0, batch.tokens.size(0) * (padded_length(config, batch.tokens.size(1)) / config.group_tokens())};
+}
+
+GroupBatch group_batch(const ModelConfig& config, const Batch& batch, const GroupRange& groups) {
+  GroupBatch shape;
+  shape.groups = groups;
+  shape.tokens = batch.tokens.size(1);
+  shape.total_length = padded_length(config, shape.tokens);
+  const std::int64_t each = shape.total_length / config.group_tokens();
+  PHOTON_EXPECT(groups.begin >= 0 && groups.count >= 1 && groups.begin + groups.count <= batch.tokens.size(0) * each,
+                "groups {} to {} of {}", groups.begin, groups.begin + groups.count, batch.tokens.size(0) * each);
+  const bool whole = groups.begin % each == 0 && groups.count % each == 0;
+  PHOTON_EXPECT(whole || config.lookback == 0, "groups {} to {} cut a sequence that lookback reads across",
+                groups.begin, groups.begin + groups.count);
+  shape.batch = whole ? groups.count / each : 1;
+  shape.length = groups.count * config.group_tokens() / shape.batch;
+  return shape;
+}
+
+PaddedTokens pad_tokens(Arena& arena, const Batch& batch, const GroupBatch& shape, const ModelConfig& config) {
+  const std::int64_t count = shape.groups.count * config.group_tokens();
+  const std::int64_t first = shape.groups.begin * config.group_tokens();
+  std::vector<std::int32_t> ids(at(count), 0);
+  std::vector<std::uint8_t> mask(ids.size(), 0);
+  const auto* const tokens = batch.tokens.host<std::int32_t>();
+  const auto* const counts = batch.mask ? batch.mask.host<std::uint8_t>() : nullptr;
+  PaddedTokens p;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t b = (first + i) / shape.total_length;
+    const std::int64_t t = (first + i) % shape.total_length;
+    if (t >= shape.tokens) continue;
+    ids[at(i)] = tokens[b * shape.tokens + t];
+    mask[at(i)] = counts == nullptr ? 1 : counts[b * shape.tokens + t];
+    p.num_counted += mask[at(i)] != 0;
+  }
+  p.ids = upload(arena, ids);
+  p.mask = arena.allocate(DType::u8, {count});
+  copy(host_view(mask.data(), {count}), p.mask);
+  return p;
+}
+
+UnitMask whole_units(Arena& arena, const ModelConfig& config, std::int64_t l, const GroupBatch& shape) {
+  const std::int64_t span = config.cumulative_chunk(l);
+  const std::int64_t units = shape.total_length / span;  // of a sequence
+  const std::int64_t first = shape.groups.begin * config.group_tokens() / span;
+  const std::int64_t count = shape.groups.count * config.group_tokens() / span;
+  std::vector<std::uint8_t> whole(at(count));
+  UnitMask result;
+  for (std::int64_t i = 0; i < count; ++i) {
+    whole[at(i)] = ((first + i) % units + 1) * span <= shape.tokens ? 1 : 0;
+    result.count += whole[at(i)];
+  }
+  result.mask = arena.allocate(DType::u8, {count});
+  copy(host_view(whole.data(), {count}), result.mask);
+  return result;
+}
+
+PhotonStage::PhotonStage(const ModelConfig& config, const ModuleRange& modules)
+    : config_(config), modules_(modules), num_levels_(config.num_levels()) {
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    const LevelConfig& c = config.levels[at(l - 1)];
+    const std::string prefix = "levels." + std::to_string(l - 1) + ".";
+    levels_.push_back(
+        {Stack(c.encoder, c.dim, config.norm_eps, AttentionKind::stream, prefix + "encoder.", false),
+         Stack(c.decoder, config.width(l - 1), config.norm_eps, AttentionKind::group, prefix + "decoder.", false)});
+  }
+}
+
+PhotonTensors PhotonStage::bind(const Parameters& parameters) const {
+  PhotonTensors t;
+  if (embeds()) t.embed = parameters.view("embed.weight");
+  if (has_encoder(num_levels_)) t.start_latent = parameters.view("start_latent");
+  if (has_decoder(1)) t.head = config_.tie_embeddings ? t.embed : parameters.view("lm_head.weight");
+  t.levels.resize(levels_.size());
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    const std::string prefix = "levels." + std::to_string(l - 1) + ".";
+    LevelTensors& level = t.levels[at(l - 1)];
+    if (has_encoder(l)) {
+      level.chunker = parameters.view(prefix + "chunker.weight");
+      level.encoder = levels_[at(l - 1)].encoder.bind(parameters);
+    }
+    if (has_decoder(l)) {
+      level.converter = parameters.view(prefix + "converter.weight");
+      level.decoder = levels_[at(l - 1)].decoder.bind(parameters);
+    }
+  }
+  return t;
+}
+
+Shape PhotonStage::state_shape(const GroupBatch& shape, std::int64_t l) const {
+  return {shape.batch, shape.units(config_, l), config_.width(l)};
+}
+
+PhotonStage::Pass PhotonStage::begin(Arena& arena, const Batch& batch, const GroupRange& groups) const {
+  PHOTON_EXPECT(batch.tokens.rank() == 2 && batch.tokens.contiguous(), "tokens of shape {}",
+                batch.tokens.shape().str());
+  if (batch.mask) expect_shape(batch.mask, batch.tokens.shape(), "the loss mask");
+  PHOTON_EXPECT(modules_.begin >= num_levels_ || groups == all_groups(config_, batch),
+                "encoders read whole sequences, not groups {} to {}", groups.begin, groups.begin + groups.count);
+  Pass pass;
+  pass.shape = group_batch(config_, batch, groups);
+  pass.x.resize(at(num_levels_ + 1));
+  pass.y.resize(at(num_levels_ + 1));
+  pass.encoder_saved.resize(at(num_levels_));
+  pass.decoder_saved.resize(at(num_levels_));
+  if (embeds()) pass.tokens = pad_tokens(arena, batch, pass.shape, config_);
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    if (reads_x(l) && !makes_x(l)) pass.x[at(l)] = floats(arena, state_shape(pass.shape, l));
+    if (reads_y(l) && !makes_y(l)) pass.y[at(l)] = floats(arena, state_shape(pass.shape, l));
+  }
+  return pass;
+}
+
+void PhotonStage::forward(const Context& ctx, Arena& arena, const PhotonTensors& weights, Pass& pass) {
+  // Bottom-up: X(l) [B, M_l, D_l].
+  const GroupBatch& p = pass.shape;
+  std::vector<TensorView>& x = pass.x;
+  std::vector<TensorView>& y = pass.y;
+  if (embeds()) {
+    x[0] = floats(arena, state_shape(p, 0));
+    embedding_forward(ctx, weights.embed, pass.tokens.ids, rows(x[0]));
+  }
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    if (!has_encoder(l)) continue;
+    const LevelTensors& w = weights.levels[at(l - 1)];
+    const TensorView a = floats(arena, state_shape(p, l));
+    x[at(l)] = floats(arena, a.shape());
+    linear_forward(ctx, x[at(l - 1)].reshape({p.batch * p.units(config_, l), w.chunker.size(1)}), w.chunker, rows(a));
+    pass.encoder_saved[at(l - 1)] = level(l).encoder.forward_saving(ctx, arena, w.encoder, a, x[at(l)]);
+  }
+
+  // Top-down: c(L) is X(L) shifted by one group; below, c(l) = Y(l).
+  if (has_encoder(num_levels_)) {
+    y[at(num_levels_)] = floats(arena, x[at(num_levels_)].shape());
+    shift_forward(ctx, x[at(num_levels_)], weights.start_latent, y[at(num_levels_)]);
+  }
+  for (std::int64_t l = num_levels_; l >= 1; --l) {
+    if (!has_decoder(l)) continue;
+    const LevelTensors& w = weights.levels[at(l - 1)];
+    const LevelConfig& c = config_.levels[at(l - 1)];
+    const std::int64_t groups = p.batch * p.units(config_, l);
+    const std::int64_t below = config_.width(l - 1);
+    const TensorView in = floats(arena, {groups, config_.decoder_positions(l), below});
+    y[at(l - 1)] = floats(arena, x[at(l - 1)].shape());
+    {
+      const ArenaScope u_scope(arena);
+      const TensorView u = floats(arena, {groups, c.prefix * below});
+      linear_forward(ctx, rows(y[at(l)]), w.converter, u);
+      decoder_rows_forward(ctx, u.split(1, c.prefix), x[at(l - 1)], config_.level_lookback(l), in);
+    }
+    pass.decoder_saved[at(l - 1)] =
+        level(l).decoder.forward_saving(ctx, arena, w.decoder, in, y[at(l - 1)].reshape({groups, c.chunk, below}));
+  }
+}
+
+void PhotonStage::begin_backward(const Context& ctx, Arena& arena, Pass& pass) const {
+  pass.whole.resize(at(num_levels_ - 1));
+  for (std::int64_t l = 1; l < num_levels_; ++l) {
+    if (has_decoder(l + 1)) pass.whole[at(l - 1)] = whole_units(arena, config_, l, pass.shape);
+  }
+  pass.dx.resize(pass.x.size());
+  pass.dy.resize(pass.y.size());
+  for (std::size_t l = 0; l < pass.x.size(); ++l) {
+    if (!pass.x[l]) continue;
+    pass.dx[l] = floats(arena, pass.x[l].shape());
+    fill(ctx, pass.dx[l], 0.0F);
+  }
+  for (std::size_t l = 0; l < pass.y.size(); ++l) {
+    if (pass.y[l]) pass.dy[l] = floats(arena, pass.y[l].shape());
+  }
+}
+
+LossSums PhotonStage::backward(const Context& ctx, Arena& arena, const PhotonTensors& weights,
+                               const PhotonTensors& gradients, Pass& pass, const LossScales& scales,
+                               const RecLossOptions& rec) {
+  PHOTON_EXPECT(static_cast<std::int64_t>(scales.rec.size()) == num_levels_ - 1,
+                "{} scales of the recursive loss for {} levels", scales.rec.size(), num_levels_);
+  const std::vector<TensorView>& dx = pass.dx;
+  const std::vector<TensorView>& dy = pass.dy;
+  LossSums sums;
+  sums.rec.resize(at(num_levels_ - 1));
+  sums.num_units.resize(at(num_levels_ - 1));
+  if (has_decoder(1)) {
+    sums.num_tokens = pass.tokens.num_counted;
+    sums.ce = head_loss_backward(ctx, rows(pass.y[0]), weights.head, pass.tokens.ids, pass.tokens.mask, scales.ce,
+                                 rows(dy[0]), gradients.head);
+  }
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    if (!has_decoder(l)) continue;
+    if (l > 1) {  // how far this decoder's reconstruction is from the encoder's state
+      const std::int64_t k = l - 1;
+      const Distance distance = to_distance(rec.kind);
+      const UnitMask& whole = pass.whole[at(k - 1)];
+      const TensorView y = rows(pass.y[at(k)]);
+      const TensorView x = rows(pass.x[at(k)]);
+      sums.num_units[at(k - 1)] = whole.count;
+      sums.rec[at(k - 1)] = rec_loss_forward(ctx, distance, y, x, whole.mask);
+      rec_loss_backward(ctx, distance, y, x, whole.mask, scales.rec[at(k - 1)], rows(dy[at(k)]),
+                        rec.stop_gradient ? TensorView() : rows(dx[at(k)]));
+    }
+    decoder_backward(ctx, arena, weights.levels[at(l - 1)], gradients.levels[at(l - 1)], pass, l);
+  }
+  if (has_encoder(num_levels_)) {
+    shift_backward(ctx, dy[at(num_levels_)], dx[at(num_levels_)], gradients.start_latent);
+  }
+  for (std::int64_t l = num_levels_; l >= 1; --l) {
+    if (has_encoder(l)) encoder_backward(ctx, arena, weights.levels[at(l - 1)], gradients.levels[at(l - 1)], pass, l);
+  }
+  if (embeds()) embedding_backward(ctx, rows(dx[0]), pass.tokens.ids, gradients.embed);
+  return sums;
+}
+
+void PhotonStage::decoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights,
+                                   const LevelTensors& gradients, Pass& pass, std::int64_t l) {
+  const ArenaScope scope(arena);
+  const LevelConfig& c = config_.levels[at(l - 1)];
+  const Stack::Saved& saved = pass.decoder_saved[at(l - 1)];
+  const std::int64_t groups = saved.shape.sequences;
+  const std::int64_t below = config_.width(l - 1);
+  const TensorView d_in = floats(arena, {groups, saved.shape.positions, below});
+  const TensorView du = floats(arena, {groups, c.prefix * below});
+  level(l).decoder.backward(ctx, arena, weights.decoder, saved, pass.dy[at(l - 1)].reshape({groups, c.chunk, below}),
+                            d_in, gradients.decoder);
+  decoder_rows_backward(ctx, d_in, config_.level_lookback(l), du.split(1, c.prefix), pass.dx[at(l - 1)]);
+  linear_backward_weight(ctx, du, rows(pass.y[at(l)]), gradients.converter);
+  linear_backward_input(ctx, du, weights.converter, rows(pass.dy[at(l)]));
+}
+
+void PhotonStage::encoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights,
+                                   const LevelTensors& gradients, Pass& pass, std::int64_t l) {
+  const ArenaScope scope(arena);
+  const TensorView da = floats(arena, pass.x[at(l)].shape());
+  level(l).encoder.backward(ctx, arena, weights.encoder, pass.encoder_saved[at(l - 1)], pass.dx[at(l)], da,
+                            gradients.encoder);
+  const Shape chunks{rows(da).size(0), weights.chunker.size(1)};
+  linear_backward_weight(ctx, rows(da), pass.x[at(l - 1)].reshape(chunks), gradients.chunker);
+  linear_backward_input(ctx, rows(da), weights.chunker, pass.dx[at(l - 1)].reshape(chunks), Write::accumulate);
+}
+
+LossSums PhotonStage::losses(const Context& ctx, Arena& arena, const PhotonTensors& weights, const Pass& pass,
+                             const RecLossOptions& rec) const {
+  LossSums sums;
+  sums.rec.resize(at(num_levels_ - 1));
+  sums.num_units.resize(at(num_levels_ - 1));
+  if (has_decoder(1)) {
+    sums.num_tokens = pass.tokens.num_counted;
+    sums.ce = head_loss_forward(ctx, rows(pass.y[0]), weights.head, pass.tokens.ids, pass.tokens.mask, {}, {});
+  }
+  for (std::int64_t l = 1; l < num_levels_; ++l) {
+    if (!has_decoder(l + 1)) continue;
+    const ArenaScope scope(arena);
+    const UnitMask whole = whole_units(arena, config_, l, pass.shape);
+    sums.num_units[at(l - 1)] = whole.count;
+    sums.rec[at(l - 1)] =
+        rec_loss_forward(ctx, to_distance(rec.kind), rows(pass.y[at(l)]), rows(pass.x[at(l)]), whole.mask);
+  }
+  return sums;
+}
+
+}  // namespace photon

@@ -1,0 +1,132 @@
+// A part of PHOTON: some modules of the chain (blueprint/modules.hpp) on some top-level groups of a batch. The whole
+// model is the part that has every module; it knows nothing of who runs the others.
+//
+// B sequences of T tokens on T' = whole groups of C_<=L; M_l = T' / C_<=l units of level l. A part without encoders may
+// take some of the B M_L groups only: its tensors then hold the rows of those groups.
+#pragma once
+
+#include <vector>
+
+#include "blueprint/modules.hpp"
+#include "kernels/rec_loss.hpp"
+#include "model/model.hpp"
+#include "model/stack.hpp"
+
+namespace photon {
+
+// The modules of one level l and views of their tensors.
+struct LevelModules {
+  Stack encoder;  // width D_l
+  Stack decoder;  // width D_{l-1}
+};
+struct LevelTensors {
+  TensorView chunker;    // [D_l, C_l D_{l-1}]
+  TensorView converter;  // [R_l D_{l-1}, D_l]
+  StackTensors encoder;
+  StackTensors decoder;
+};
+struct PhotonTensors {
+  TensorView embed;         // [V, D_0]
+  TensorView start_latent;  // [D_L]
+  TensorView head;          // [V, D_0]
+  std::vector<LevelTensors> levels;
+};
+
+// Some groups of a batch. Where they are whole sequences they are laid out as such: [B, M_l, D_l]; else behind each
+// other as of one sequence. The last positions of a sequence may be padding: token 0, mask 0.
+struct GroupBatch {
+  std::int64_t batch = 0;   // sequences
+  std::int64_t length = 0;  // tokens of each, a multiple of C_<=L
+  GroupRange groups;
+  std::int64_t tokens = 0;        // T, of the sequences they are cut from
+  std::int64_t total_length = 0;  // T'
+
+  std::int64_t units(const ModelConfig& config, std::int64_t l) const { return length / config.cumulative_chunk(l); }
+};
+GroupBatch group_batch(const ModelConfig& config, const Batch& batch, const GroupRange& groups);
+GroupRange all_groups(const ModelConfig& config, const Batch& batch);
+
+// Their tokens in the arena.
+struct PaddedTokens {
+  TensorView ids;   // [B*T'] i32
+  TensorView mask;  // [B*T'] u8
+  std::int64_t num_counted = 0;
+};
+PaddedTokens pad_tokens(Arena& arena, const Batch& batch, const GroupBatch& shape, const ModelConfig& config);
+
+// Which units of level l hold no padding: [B * M_l] u8 in the arena; and how many.
+struct UnitMask {
+  TensorView mask;
+  std::int64_t count = 0;
+};
+UnitMask whole_units(Arena& arena, const ModelConfig& config, std::int64_t l, const GroupBatch& shape);
+
+Distance to_distance(RecLossOptions::Kind kind);
+
+// [B, M, D] as [B*M, D].
+template <bool Const>
+BasicView<Const> rows(const BasicView<Const>& x) {
+  return x.reshape({x.size(0) * x.size(1), x.size(2)});
+}
+
+class PhotonStage {
+ public:
+  PhotonStage(const ModelConfig& config, const ModuleRange& modules);
+
+  const ModuleRange& modules() const { return modules_; }
+  LevelModules& level(std::int64_t l) { return levels_[static_cast<std::size_t>(l - 1)]; }
+  // The hosted tensors; views of others are empty.
+  PhotonTensors bind(const Parameters& parameters) const;
+
+  // A batch between its forward and its backward; views of one arena. Tensors that no hosted module makes or reads are
+  // empty.
+  struct Pass {
+    GroupBatch shape;
+    PaddedTokens tokens;        // where encoder 1 or decoder 1 is hosted
+    std::vector<TensorView> x;  // X(l) [B, M_l, D_l], l = 0 .. L
+    std::vector<TensorView> y;  // Y(l) likewise, l = 0 .. L-1, and c(L)
+    std::vector<TensorView> dx;
+    std::vector<TensorView> dy;
+    std::vector<UnitMask> whole;  // level l at l - 1, where decoder l+1 is hosted
+    std::vector<Stack::Saved> encoder_saved;
+    std::vector<Stack::Saved> decoder_saved;
+  };
+
+  // In this order; everything is allocated in `arena` and stays until the caller rewinds it
+  // (stage_activation_bytes() in all). First the tokens, and room for what other parts make and this one reads: X(l),
+  // Y(l), c(L), for the caller to fill.
+  Pass begin(Arena& arena, const Batch& batch, const GroupRange& groups) const;
+  void forward(const Context& ctx, Arena& arena, const PhotonTensors& weights, Pass& pass);
+  // Room for the gradients. The caller then adds those by dx(l) that other parts computed, and fills dy(l) where
+  // another part reads Y(l) or c(L).
+  void begin_backward(const Context& ctx, Arena& arena, Pass& pass) const;
+  // Adds to `gradients`. The sums are of the hosted losses: the head's with decoder 1, level l's with decoder l+1;
+  // others are 0.
+  LossSums backward(const Context& ctx, Arena& arena, const PhotonTensors& weights, const PhotonTensors& gradients,
+                    Pass& pass, const LossScales& scales, const RecLossOptions& rec);
+  // Instead of a backward: the same sums alone.
+  LossSums losses(const Context& ctx, Arena& arena, const PhotonTensors& weights, const Pass& pass,
+                  const RecLossOptions& rec) const;
+
+ private:
+  bool has_encoder(std::int64_t l) const { return modules_.contains(encoder_module(l)); }
+  bool has_decoder(std::int64_t l) const { return modules_.contains(decoder_module(config_, l)); }
+  bool embeds() const { return has_encoder(1) || has_decoder(1); }
+  // Whether a hosted module makes X(l), Y(l) (c(L) for l = L), and whether one reads it.
+  bool makes_x(std::int64_t l) const { return l == 0 ? embeds() : has_encoder(l); }
+  bool reads_x(std::int64_t l) const { return l < num_levels_ && (has_encoder(l + 1) || has_decoder(l + 1)); }
+  bool makes_y(std::int64_t l) const { return l == num_levels_ ? has_encoder(l) : has_decoder(l + 1); }
+  bool reads_y(std::int64_t l) const { return l > 0 && has_decoder(l); }
+  Shape state_shape(const GroupBatch& shape, std::int64_t l) const;
+  void decoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights, const LevelTensors& gradients,
+                        Pass& pass, std::int64_t l);
+  void encoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights, const LevelTensors& gradients,
+                        Pass& pass, std::int64_t l);
+
+  ModelConfig config_;
+  ModuleRange modules_;
+  std::int64_t num_levels_;
+  std::vector<LevelModules> levels_;
+};
+
+}  // namespace photon

@@ -1,0 +1,86 @@
+// What one rank of a pipeline holds and does: its modules of the model, the microbatches under way, and the messages to
+// and from the other stages.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "config/run_config.hpp"
+#include "model/photon_stage.hpp"
+#include "partition/plan.hpp"
+#include "partition/schedule.hpp"
+
+namespace photon {
+
+// The tensor that two stages hold: decoder 1 embeds the tokens of its groups itself.
+inline constexpr const char* shared_tensor = "embed.weight";
+
+class PipelineRank {
+ public:
+  // Collective: makes communicators. `all` outlives this object and has the plan's ranks.
+  PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all);
+
+  Parameters& parameters() { return parameters_; }
+  const std::vector<ParameterSpec>& specs() const { return parameters_.specs(); }
+
+  // The microbatches of the step that begins: batch_of(i) stays valid until finish().
+  using BatchOf = std::function<Batch(std::int64_t)>;
+  void begin_step(BatchOf batch_of);
+  void forward(const Context& ctx, std::int64_t microbatch);
+  // Adds to `gradients`, which are laid out as parameters(). Sums of the losses that this rank computes.
+  LossSums backward(const Context& ctx, std::int64_t microbatch, const LossScales& scales, const RecLossOptions& rec,
+                    Parameters& gradients);
+  void send(const Instruction& instruction);
+  void receive(const Context& ctx, const Instruction& instruction);
+  // Waits until everything that was sent has arrived.
+  void finish();
+  // Forward and losses of one batch of at most the plan's microbatch size; every rank of the replica calls it.
+  LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec);
+
+  // Collective over all ranks: sums each tensor's gradient over the ranks that hold it.
+  void all_reduce(Parameters& gradients);
+  // Collective: the sum of squares of all gradients, each tensor counted once.
+  double sum_of_squares(const Context& ctx, const Parameters& gradients);
+  // Collective: all weights on rank 0, which gets them in memory set aside when it was made; null on other ranks.
+  const Parameters* gather_weights();
+
+ private:
+  // A microbatch between the first message of its forward and the last of its backward.
+  struct Flight {
+    std::int64_t microbatch = -1;
+    std::int64_t sequences = 0;
+    std::int64_t groups_per_sequence = 0;
+    GroupRange groups;
+    Arena arena;
+    std::optional<PhotonStage::Pass> pass;  // empty for a rank without groups (a small batch in evaluation)
+    bool backward_begun = false;
+    std::vector<Sending> sendings;
+  };
+  Flight& flight(std::int64_t microbatch);
+  void begin_backward(const Context& ctx, Flight& flight);
+  // The rows of a boundary tensor that this rank and `peer` share; empty where there are none.
+  TensorView shared_rows(const Flight& flight, const Boundary& tensor, std::int64_t peer) const;
+  static int tag_of(const Instruction& instruction);
+  // The parts of a flat buffer that are not the shared tensor.
+  std::vector<TensorView> own_ranges(const Parameters& values) const;
+
+  ModelConfig config_;
+  Plan plan_;
+  std::int64_t rank_;
+  RankRole role_;
+  Communicator& all_;
+  Communicator stage_;   // the ranks that hold the same modules
+  Communicator shared_;  // the ranks that hold the shared tensor, where this one does
+  PhotonStage part_;
+  Parameters parameters_;
+  PhotonTensors weights_;
+  std::optional<Parameters> gathered_;  // rank 0
+  BatchOf batch_of_;
+  std::vector<Flight> flights_;
+  std::vector<float> received_;  // gradients on their way into dX(l)
+};
+
+}  // namespace photon

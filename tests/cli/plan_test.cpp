@@ -1,0 +1,141 @@
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "program.hpp"
+
+namespace photon {
+namespace {
+
+using testing::Outcome;
+
+constexpr const char* run = R"(model: {preset: photon-60m, tokenizer: byte, vocab_size: 259}
+data: {train: none.h5}
+train: {batch_size: 16, sequence_length: 512, precision: bf16}
+)";
+
+constexpr const char* cluster = R"(nodes: 1
+devices_per_node: 4
+memory: 8
+matrix_rate: {bf16: 500}
+memory_bandwidth: 2000
+link_within_node: {bandwidth: 300, latency: 10}
+)";
+
+class PlanCommand : public testing::ProgramTest {
+ protected:
+  void SetUp() override {
+    ProgramTest::SetUp();
+    write("run.yaml", run);
+    write("cluster.yaml", cluster);
+  }
+  Outcome plan(const std::string& more) const {
+    return photon("plan --config run.yaml --cluster cluster.yaml " + more);
+  }
+};
+
+const std::string three_shards = "--set parallel.stages=2 --set parallel.shards=3 --set parallel.cut=decoder2 ";
+
+TEST_F(PlanCommand, ExplainsALayout) {
+  const Outcome outcome = plan(three_shards);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* part : {"on 4 ranks: 1 replica of 4\n", "encoder1 encoder2\n", "decoder2 decoder1\n",
+                           "predicted: ", " tokens/s; ", "\nrank 3 ", "0-9 forward"}) {
+    EXPECT_NE(outcome.out.find(part), std::string::npos) << part << "\n" << outcome.out;
+  }
+}
+
+TEST_F(PlanCommand, PrintsJson) {
+  const Outcome outcome = plan(three_shards + "--json --set parallel.microbatch_size=2");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["ranks"], 4);
+  EXPECT_EQ(json["replicas"], 1);
+  EXPECT_EQ(json["microbatches"], 8);
+  EXPECT_EQ(json["stages"].size(), 2U);
+  EXPECT_EQ(json["stages"][1]["shards"], 3);
+  ASSERT_EQ(json["replica_ranks"].size(), 4U);
+  std::int64_t most = 0;
+  double longest = 0;
+  for (const auto& rank : json["replica_ranks"]) {
+    const auto& memory = rank["memory_bytes"];
+    std::int64_t sum = 0;
+    for (const char* part : {"weights", "gradients", "optimizer", "activations", "staging"}) {
+      sum += memory[part].get<std::int64_t>();
+    }
+    EXPECT_EQ(memory["total"], sum);
+    most = std::max(most, sum);
+    longest = std::max(longest, rank["compute_seconds"].get<double>() + rank["wait_seconds"].get<double>() +
+                                    rank["communication_seconds"].get<double>());
+  }
+  EXPECT_NEAR(longest, json["step_seconds"].get<double>(), 1e-9);
+  EXPECT_EQ(json["memory_bytes"], most);
+  EXPECT_NEAR(json["tokens_per_second"].get<double>() * json["step_seconds"].get<double>(), 16 * 512, 1e-6);
+}
+
+TEST_F(PlanCommand, WritesATrace) {
+  const Outcome outcome = plan(three_shards + "--trace trace.json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto trace = nlohmann::json::parse(read(path("trace.json")));
+  std::set<std::int64_t> tracks;
+  std::set<std::string> names;
+  for (const auto& event : trace["traceEvents"]) {
+    tracks.insert(event["tid"].get<std::int64_t>());
+    names.insert(event["name"].get<std::string>());
+    if (event["ph"] == "X") {
+      EXPECT_GT(event["dur"].get<double>(), 0);
+    }
+  }
+  EXPECT_EQ(tracks, (std::set<std::int64_t>{0, 1, 2, 3}));
+  for (const char* name : {"forward 0", "backward 0", "all_reduce", "step", "thread_name"}) {
+    EXPECT_TRUE(names.contains(name)) << name;
+  }
+}
+
+TEST_F(PlanCommand, SearchesAndItsAnswerCanBeGiven) {
+  const Outcome outcome = plan("--search --json");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto found = nlohmann::json::parse(outcome.out);
+  const auto given = nlohmann::json::parse(plan(found["settings"].get<std::string>() + " --json").out);
+  EXPECT_EQ(given["step_seconds"], found["step_seconds"]);
+  EXPECT_LE(found["step_seconds"], nlohmann::json::parse(plan(three_shards + "--json").out)["step_seconds"]);
+  EXPECT_NE(plan("--search").out.find("fastest layout: --set parallel.stages="), std::string::npos);
+}
+
+TEST_F(PlanCommand, RefusesWithTheReason) {
+  const auto refused = [this](const std::string& more, const std::vector<std::string>& parts) {
+    const Outcome outcome = plan(more);
+    EXPECT_EQ(outcome.code, 2) << more;
+    EXPECT_EQ(outcome.out, "") << more;
+    for (const std::string& part : parts) EXPECT_NE(outcome.err.find(part), std::string::npos) << outcome.err;
+  };
+  refused("--set model.preset=photon-7b", {"this layout needs ", "GiB on a rank that has 8.0 GiB (weights ",
+                                           "no layout on 4 ranks fits, the smallest needs "});
+  refused("--set model.preset=photon-600m --set parallel.microbatch_size=4",
+          {"this layout needs ", "the nearest layout that fits needs ", "--set parallel.stages="});
+  refused("--set parallel.stages=3", {"the job has 4 ranks", "a replica of parallel.stages 3"});
+  refused("--set train.precision=fp32", {"the cluster file gives no matrix rate for train.precision fp32"});
+  refused("--set parallel.stagse=3", {"did you mean parallel.stages?"});
+  EXPECT_EQ(photon("plan --config run.yaml --cluster none.yaml").code, 2);
+  EXPECT_NE(photon("plan --config run.yaml --cluster none.yaml").err.find("cannot read none.yaml"), std::string::npos);
+  write("cluster.yaml", "memory: -1\nmatrix_rate: {bf16: 1}\nmemory_bandwidth: 1\n");
+  refused("", {"memory is -1", "cluster.yaml:1"});
+}
+
+TEST_F(PlanCommand, ShippedFilesArePlanned) {
+  const std::string source = PHOTON_SOURCE_DIR;
+  const Outcome quickstart =
+      photon("plan --config '" + source + "/configs/train/quickstart-pipeline.yaml' --cluster '" + source +
+             "/configs/cluster/four-h100.yaml'");
+  EXPECT_EQ(quickstart.code, 0) << quickstart.err;
+  const Outcome large = photon("plan --config '" + source + "/configs/train/photon-600m.yaml' --cluster '" + source +
+                               "/configs/cluster/1024-h100.yaml' --set model.preset=photon-7b --set "
+                               "train.batch_size=4096 --search");
+  EXPECT_EQ(large.code, 0) << large.err;
+  EXPECT_NE(large.out.find("on 1024 ranks"), std::string::npos) << large.out;
+}
+
+}  // namespace
+}  // namespace photon

@@ -1,0 +1,97 @@
+// Layouts with stages and shards against one process.
+#include <gtest/gtest.h>
+
+#include "train_process.hpp"
+
+namespace photon {
+namespace {
+
+using testing::metrics_of;
+using testing::ProcessResult;
+
+class Pipeline : public testing::TrainProcess {
+ protected:
+  struct Layout {
+    int ranks;
+    std::vector<std::string> keys;
+  };
+  static std::vector<std::string> join(std::vector<std::string> a, const std::vector<std::string>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  }
+  // Every layout trains as one process does, evaluation included.
+  void expect_equal(const std::vector<Layout>& layouts, const std::vector<std::string>& changes) const {
+    const std::vector<std::string> common = join({"train.steps=3", "train.checkpoint_every=0"}, changes);
+    const ProcessResult one = train("one", common);
+    ASSERT_EQ(one.exit_code, 0) << one.errors;
+    for (std::size_t i = 0; i < layouts.size(); ++i) {
+      const std::string run = "layout-" + std::to_string(i);
+      SCOPED_TRACE(run);
+      const ProcessResult result = mpi_train(layouts[i].ranks, run, join(common, layouts[i].keys));
+      ASSERT_EQ(result.exit_code, 0) << result.errors;
+      expect_close_runs(run, "one");
+    }
+  }
+};
+
+TEST_F(Pipeline, EveryLayoutTrainsAsOneProcess) {
+  // Microbatches of 1 and 2 sequences of 4 groups, so that shards cut sequences, and take unequal parts of them.
+  expect_equal({{2, {"parallel.stages=2"}},
+                {4, {"parallel.stages=2", "parallel.shards=3", "parallel.cut=decoder1", "parallel.microbatch_size=2"}},
+                {4, {"parallel.stages=2", "parallel.shards=3", "parallel.cut=decoder2", "parallel.microbatch_size=1"}},
+                {4, {"parallel.stages=3", "parallel.shards=2", "parallel.cut=encoder2,decoder2"}},
+                {4, {"parallel.stages=4", "parallel.microbatch_size=1"}},
+                {6, {"parallel.stages=2", "parallel.shards=2", "parallel.cut=decoder2", "parallel.data=2"}}},
+               {});
+}
+
+TEST_F(Pipeline, WithATiedHeadLookbackAMaskAndPadding) {
+  expect_equal({{4, {"parallel.stages=2", "parallel.shards=3", "parallel.microbatch_size=3"}},
+                {3, {"parallel.stages=3", "parallel.cut=encoder2,decoder1"}}},
+               {"model.tie_embeddings=true", "model.lookback=3", "train.sequence_length=18",
+                "train.rec_stop_gradient=false", "data.train=" + data_.masked().string()});
+}
+
+TEST_F(Pipeline, OneLevelAndThree) {
+  const std::string level =
+      "{dim: 8, chunk: 2, prefix: 1, encoder: {layers: 1, heads: 2, ffn: 16}, "
+      "decoder: {layers: 1, heads: 2, ffn: 16}}";
+  expect_equal({{3, {"parallel.stages=2", "parallel.shards=2"}}}, {"model.levels=[" + level + "]"});
+  std::filesystem::remove_all(data_ / "one");
+  std::filesystem::remove_all(data_ / "layout-0");
+  expect_equal({{5, {"parallel.stages=4", "parallel.shards=2", "parallel.cut=encoder3,decoder3,decoder2"}},
+                {4, {"parallel.stages=3", "parallel.shards=2", "parallel.cut=encoder2,decoder1"}}},
+               {"model.levels=[" + level + ", " + level + ", " + level + "]"});
+}
+
+TEST_F(Pipeline, AnyLayoutContinuesWhatAnotherSaved) {
+  ASSERT_EQ(train("one").exit_code, 0);
+  const auto remove = [&](const std::string& step) {
+    std::filesystem::remove_all(data_ / "run" / "checkpoints" / ("step-" + step));
+  };
+  const auto expect_continued = [&](const ProcessResult& result, const std::string& step) {
+    ASSERT_EQ(result.exit_code, 0) << result.errors;
+    EXPECT_NE(result.errors.find("continuing after step " + step + " of 6"), std::string::npos) << result.errors;
+    expect_close_runs("run", "one");
+  };
+  const ProcessResult first = mpi_train(4, "run", {"parallel.stages=2", "parallel.shards=3", "parallel.cut=decoder2"});
+  ASSERT_EQ(first.exit_code, 0) << first.errors;
+  remove("6");
+  remove("4");
+  expect_continued(mpi_train(2, "run", {"parallel.stages=2", "parallel.cut=encoder2"}), "2");
+  remove("6");
+  expect_continued(train("run"), "4");
+}
+
+TEST_F(Pipeline, ContinuesBitForBitOnTheSameLayout) {
+  const std::vector<std::string> layout{"parallel.stages=2", "parallel.shards=2", "parallel.cut=decoder2"};
+  ASSERT_EQ(mpi_train(3, "straight", layout).exit_code, 0);
+  ASSERT_EQ(mpi_train(3, "run", layout).exit_code, 0);
+  for (const char* step : {"step-6", "step-4"}) std::filesystem::remove_all(data_ / "run" / "checkpoints" / step);
+  const ProcessResult result = mpi_train(3, "run", layout);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  testing::expect_same_run(data_ / "run", data_ / "straight");
+}
+
+}  // namespace
+}  // namespace photon
