@@ -73,9 +73,10 @@ void Trainer::make_plan_and_buffers() {
   const MemoryPlan memory = plan_memory(
       config_, layout, role.stage, plan_.max_in_flight(role.stage, plan_.num_microbatches()), plan_.microbatch_size);
   log_info(
-      "memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}); {} available",
+      "memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}){}; {} available",
       bytes_text(memory.total()), bytes_text(memory.weights), bytes_text(memory.gradients),
-      bytes_text(memory.optimizer), bytes_text(memory.arena), plan_.microbatch_size, bytes_text(available));
+      bytes_text(memory.optimizer), bytes_text(memory.arena), plan_.microbatch_size,
+      memory.gathered > 0 ? " + gathered weights " + bytes_text(memory.gathered) : "", bytes_text(available));
   require_fit(memory, available, plan_.microbatch_size);
   // Weights and moments of a checkpoint, and the weights folder; one more of each exists while it is replaced.
   const std::int64_t save_bytes = memory.weights + memory.optimizer + memory.weights;
