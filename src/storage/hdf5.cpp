@@ -39,12 +39,8 @@ std::string library_message() {
 // Turns off the printing of errors, and the hook that would try once more at exit to write files that could not be
 // written.
 void start_library() {
-  static const bool started = [] {
-    H5dont_atexit();
-    H5open();
-    return true;
-  }();
-  static_cast<void>(started);
+  static const bool started = H5dont_atexit() >= 0 && H5open() >= 0;
+  PHOTON_EXPECT(started, "HDF5 does not start");
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
