@@ -1,8 +1,13 @@
 // A group of ranks and what they do together, on host memory. Operations are collective unless they say otherwise: all
 // ranks of the group call them with equal sizes, in the same order.
 //
-// Every wait polls and has a deadline; on expiry the operation throws an Error naming rank, host, operation and phase.
-// A message may then still be under way, so the caller has to end the process (World::run does).
+// Every wait polls and has a deadline; on expiry, or when a rank that this process can see has died, it throws an Error
+// naming rank, host, operation, phase and whom it waited for. Messages may then still be under way, so the caller has
+// to end the process (World::run does).
+//
+// Reductions add in rank order, element by element: one order of summation whatever the operation and the number of
+// elements around one, so all_reduce and reduce_scatter give the same bits, on every rank. f32 is summed in f64 and
+// rounded once. They take f32, f64, i32, i64, u8, u32 and u64. Sizes are 64 bits wide: long messages are cut.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +18,10 @@
 
 namespace photon {
 
+namespace comm {
+class Operation;
+}
+
 enum class Reduction : std::uint8_t { sum, max, min };
 
 // What a rank is doing, for messages, and how long it waits for others before it gives up. Shared by a world and all
@@ -22,14 +31,18 @@ struct Phase {
   double deadline_seconds = 600;
 };
 
-// Messages under way. Their memory must stay unchanged until wait() returns.
-class Sending {
+// An operation that has begun. Its memory must stay, what it reads unchanged and what it writes unread, until done() or
+// wait() says that it has finished. Operations go on while their process is inside any call of this room, and at
+// done(); there is no thread behind them. Several may be under way, and be waited for in any order.
+class Pending {
  public:
-  Sending();
-  ~Sending();
-  Sending(Sending&& other) noexcept;
-  Sending& operator=(Sending&& other) noexcept;
-  // Returns when the receiver has them, or they were copied. Errors: Error at the phase's deadline.
+  Pending();  // finished
+  ~Pending();
+  Pending(Pending&& other) noexcept;
+  Pending& operator=(Pending&& other) noexcept;
+  // Carries on, without waiting.
+  bool done();
+  // Errors: Error at the phase's deadline.
   void wait();
 
  private:
@@ -37,6 +50,8 @@ class Sending {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+using Sending = Pending;
 
 class Communicator {
  public:
@@ -50,22 +65,39 @@ class Communicator {
   int size() const;
   const std::string& name() const;  // for messages, e.g. "world" or "data"
 
-  // Element by element over the ranks, in place, in rank order with one order of summation whatever the number of
-  // elements around it; every rank receives the same bits. f32 is summed in f64 and rounded once. Contiguous f32, f64,
-  // i32, i64, u8, u32 or u64 of any length. Traffic a rank: 2 (n - 1) / n times the bytes, each way.
+  // Traffic below: bytes that a rank sends, and as many that it receives, with n = size() and S the bytes of the larger
+  // argument.
+
+  // Element by element over the ranks, in place; every rank receives the same bits. Traffic: 2 (n - 1) / n S.
   void all_reduce(const TensorView& data, Reduction op);
-  // The root's bytes for everyone, in place.
-  void broadcast(const TensorView& data, int root);
-  // all = every rank's `mine` behind each other in rank order: size() times as many elements. They may not overlap.
+  // The ranks' `all`, of size() equal parts, reduced; each rank receives the part of its number, with the bits that
+  // all_reduce would give. `mine` lies outside `all`, or is the part of this rank in it. Traffic: (n - 1) / n S.
+  void reduce_scatter(const ConstTensorView& all, const TensorView& mine, Reduction op);
+  // all = every rank's `mine` behind each other in rank order: size() times as many elements. `mine` lies outside
+  // `all`, or is the part of this rank in it. Traffic: (n - 1) / n S.
   void all_gather(const ConstTensorView& mine, const TensorView& all);
+  // Both of size() equal parts: part r of `from` goes to rank r, part r of `to` comes from rank r. They may not
+  // overlap. Traffic: (n - 1) / n S.
+  void all_to_all(const ConstTensorView& from, const TensorView& to);
+  // The root's bytes for everyone, in place. Traffic: at most 2 S; S (n - 1) from the root where S is small.
+  void broadcast(const TensorView& data, int root);
   // Returns when every rank has arrived.
   void barrier();
 
+  // The same operations, begun here and finished by the result. All ranks begin them in the same order.
+  [[nodiscard]] Pending start_all_reduce(const TensorView& data, Reduction op);
+  [[nodiscard]] Pending start_reduce_scatter(const ConstTensorView& all, const TensorView& mine, Reduction op);
+  [[nodiscard]] Pending start_all_gather(const ConstTensorView& mine, const TensorView& all);
+  [[nodiscard]] Pending start_all_to_all(const ConstTensorView& from, const TensorView& to);
+  [[nodiscard]] Pending start_broadcast(const TensorView& data, int root);
+
   // Messages between two ranks; not collective. Messages of equal sender, receiver and tag arrive in the order they
-  // were sent; the receiver names the number of elements. Contiguous, any dtype and length. Tags run from 0 to max_tag.
-  // The communicator must outlive what send() returns.
-  static constexpr int max_tag = 32767;  // what every MPI allows
-  Sending send(const ConstTensorView& data, int to, int tag);
+  // were sent and are received in the order the receives began; the receiver names the number of elements. Contiguous,
+  // any dtype and length. Tags run from 0 to max_tag. A send has finished when the receiver has the message, or it was
+  // copied.
+  static constexpr int max_tag = 32767;
+  [[nodiscard]] Pending send(const ConstTensorView& data, int to, int tag);
+  [[nodiscard]] Pending start_receive(const TensorView& data, int from, int tag);
   void receive(const TensorView& data, int from, int tag);
 
   // One number of each rank reduced; convenience over all_reduce.
@@ -80,6 +112,7 @@ class Communicator {
  private:
   friend class World;
   explicit Communicator(std::unique_ptr<Impl> impl);
+  static Pending begin(std::shared_ptr<comm::Operation> operation);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -17,43 +17,49 @@ T pick(Reduction op, T a, T b) {
   return op == Reduction::max ? std::max(a, b) : std::min(a, b);
 }
 
+// Elements that are reduced together: few enough that the sums stay in the cache while row after row is added.
+constexpr std::int64_t block_elements = 1024;
+
 template <class T>
-void reduce(Reduction op, const std::byte* bytes, std::int64_t num_rows, std::int64_t count, std::byte* result) {
-  const T* rows = reinterpret_cast<const T*>(bytes);
-  T* out = reinterpret_cast<T*>(result);
+void reduce(Reduction op, const std::vector<const std::byte*>& rows, std::int64_t count, std::byte* result) {
   using Sum = std::conditional_t<std::is_same_v<T, float>, double, T>;
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (op == Reduction::sum) {
-      Sum sum = rows[i];
-      for (std::int64_t r = 1; r < num_rows; ++r) sum = static_cast<Sum>(sum + rows[r * count + i]);
-      out[i] = static_cast<T>(sum);
-    } else {
-      T best = rows[i];
-      for (std::int64_t r = 1; r < num_rows; ++r) best = pick(op, best, rows[r * count + i]);
-      out[i] = best;
+  T* out = reinterpret_cast<T*>(result);
+  Sum block[block_elements];
+  for (std::int64_t begin = 0; begin < count; begin += block_elements) {
+    const std::int64_t size = std::min(block_elements, count - begin);
+    const T* first = reinterpret_cast<const T*>(rows[0]) + begin;
+    for (std::int64_t i = 0; i < size; ++i) block[i] = static_cast<Sum>(first[i]);
+    for (std::size_t r = 1; r < rows.size(); ++r) {
+      const T* row = reinterpret_cast<const T*>(rows[r]) + begin;
+      if (op == Reduction::sum) {
+        for (std::int64_t i = 0; i < size; ++i) block[i] = static_cast<Sum>(block[i] + static_cast<Sum>(row[i]));
+      } else {
+        for (std::int64_t i = 0; i < size; ++i) block[i] = pick<Sum>(op, block[i], static_cast<Sum>(row[i]));
+      }
     }
+    for (std::int64_t i = 0; i < size; ++i) out[begin + i] = static_cast<T>(block[i]);
   }
 }
 
 }  // namespace
 
-void reduce_rows(DType dtype, Reduction op, const std::byte* rows, std::int64_t num_rows, std::int64_t count,
+void reduce_rows(DType dtype, Reduction op, const std::vector<const std::byte*>& rows, std::int64_t count,
                  std::byte* result) {
   switch (dtype) {
     case DType::f32:
-      return reduce<float>(op, rows, num_rows, count, result);
+      return reduce<float>(op, rows, count, result);
     case DType::f64:
-      return reduce<double>(op, rows, num_rows, count, result);
+      return reduce<double>(op, rows, count, result);
     case DType::i32:
-      return reduce<std::int32_t>(op, rows, num_rows, count, result);
+      return reduce<std::int32_t>(op, rows, count, result);
     case DType::i64:
-      return reduce<std::int64_t>(op, rows, num_rows, count, result);
+      return reduce<std::int64_t>(op, rows, count, result);
     case DType::u8:
-      return reduce<std::uint8_t>(op, rows, num_rows, count, result);
+      return reduce<std::uint8_t>(op, rows, count, result);
     case DType::u32:
-      return reduce<std::uint32_t>(op, rows, num_rows, count, result);
+      return reduce<std::uint32_t>(op, rows, count, result);
     case DType::u64:
-      return reduce<std::uint64_t>(op, rows, num_rows, count, result);
+      return reduce<std::uint64_t>(op, rows, count, result);
     case DType::f16:
     case DType::bf16:
     case DType::u16:

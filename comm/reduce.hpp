@@ -3,13 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "comm/communicator.hpp"
 
 namespace photon::comm {
 
-// result[i] = rows[0][i] op rows[1][i] op ..., in this order; rows [num_rows, count] of `dtype`. f32 sums run in f64.
-void reduce_rows(DType dtype, Reduction op, const std::byte* rows, std::int64_t num_rows, std::int64_t count,
+// result[i] = rows[0][i] op rows[1][i] op ..., in this order; each row holds `count` elements of `dtype`, and the
+// result may be one of them. f32 sums run in f64.
+void reduce_rows(DType dtype, Reduction op, const std::vector<const std::byte*>& rows, std::int64_t count,
                  std::byte* result);
 
 }  // namespace photon::comm

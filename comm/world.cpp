@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <numeric>
 #include <thread>
 
 #include "comm/impl.hpp"
@@ -25,6 +26,9 @@ std::string host_name() {
   return text;
 }
 
+// Of the world of this process, where it keeps its operations: for signal handlers.
+const comm::OperationLog* volatile the_log = nullptr;
+
 }  // namespace
 
 bool launched_by_mpi() {
@@ -34,59 +38,114 @@ bool launched_by_mpi() {
   return std::getenv("SLURM_PROCID") != nullptr && environment_number("SLURM_STEP_NUM_TASKS") > 1;
 }
 
-World::World() : phase_(std::make_shared<Phase>()), host_(host_name()) {
+World::World() : job_(std::make_shared<comm::Job>()) {
+  job_->host = host_name();
   auto impl = std::make_unique<Communicator::Impl>();
-  impl->name = "world";
-  impl->host = host_;
-  impl->phase = phase_;
+  comm::Group& group = *impl->group;
+  group.name = "world";
+  group.job = job_;
   if (launched_by_mpi()) {
     int initialized = 0;
     MPI_Initialized(&initialized);
     PHOTON_EXPECT(initialized == 0, "a second World in one process");
     int provided = MPI_THREAD_SINGLE;
-    impl->check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    group.check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
     mpi_ = true;
-    impl->comm = MPI_COMM_WORLD;
-    impl->check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "set-up");
-    impl->check(MPI_Comm_rank(MPI_COMM_WORLD, &impl->rank), "set-up");
-    impl->check(MPI_Comm_size(MPI_COMM_WORLD, &impl->size), "set-up");
-    MPI_Comm local = MPI_COMM_NULL;
-    impl->check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, impl->rank, MPI_INFO_NULL, &local), "set-up");
-    impl->check(MPI_Comm_size(local, &local_size_), "set-up");
-    impl->check(MPI_Comm_free(&local), "set-up");
+    group.comm = MPI_COMM_WORLD;
+    group.check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "set-up");
+    group.check(MPI_Comm_rank(MPI_COMM_WORLD, &group.rank), "set-up");
+    group.check(MPI_Comm_size(MPI_COMM_WORLD, &group.size), "set-up");
+    job_->rank = group.rank;
+    group.world_ranks.resize(static_cast<std::size_t>(group.size));
+    std::iota(group.world_ranks.begin(), group.world_ranks.end(), 0);
     const std::int64_t tasks = environment_number("SLURM_STEP_NUM_TASKS");
-    if (impl->size == 1 && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && tasks > 1) {
+    if (group.size == 1 && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr && tasks > 1) {
       MPI_Finalize();
       mpi_ = false;
       throw Error(fmt::format("srun started {} tasks, but MPI sees one rank", tasks),
                   "the step was started without an MPI plugin that this MPI knows", "use srun --mpi=pmix, or mpirun");
     }
+    comm::expect_tags(group);
   }
   all_ = Communicator(std::move(impl));
+  if (size() > 1) meet();
+}
+
+void World::meet() {
+  struct Card {
+    char host[64];
+    std::int64_t pid;
+    std::uint64_t started;
+    std::uint64_t space;
+  };
+  Card mine{};
+  job_->host.copy(mine.host, sizeof mine.host - 1);
+  mine.pid = getpid();
+  mine.started = comm::start_time_of(getpid());
+  mine.space = comm::process_space();
+  std::vector<Card> cards(static_cast<std::size_t>(size()));
+  const auto view = [](Card* card, std::int64_t count) {
+    return host_view(reinterpret_cast<std::uint8_t*>(card), {count * static_cast<std::int64_t>(sizeof(Card))});
+  };
+  all_.all_gather(view(&mine, 1), view(cards.data(), size()));
+  local_size_ = 0;
+  for (int r = 0; r < size(); ++r) {
+    const Card& card = cards[static_cast<std::size_t>(r)];
+    const auto pid = static_cast<pid_t>(card.pid);
+    const bool visible = card.space == mine.space && card.started != 0 && comm::start_time_of(pid) == card.started;
+    job_->peers.push_back({card.host, pid, card.started, visible});
+    if (job_->peers.back().host != job_->host) continue;
+    if (r < rank()) ++local_rank_;
+    ++local_size_;
+  }
 }
 
 World::~World() {
+  const bool failing = std::uncaught_exceptions() > 0 && !agreed_;
+  if (!failing) job_->log.discard();
   if (!mpi_) return;
-  if (std::uncaught_exceptions() > 0 && !agreed_) {
+  if (failing) {
     // Another rank may wait for this one for ever: no orderly end is possible.
-    std::fprintf(stderr, "rank %d of %d on %s ends by an exception\n", rank(), size(), host_.c_str());
+    std::fprintf(stderr, "rank %d of %d on %s ends by an exception\n", rank(), size(), host().c_str());
+    job_->log.write("an exception");
     MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::failed));
   }
+  the_log = nullptr;
   all_ = Communicator();
+  job_->abandon();
   MPI_Finalize();
 }
 
+const std::string& World::host() const {
+  return job_->host;
+}
+
 void World::enter(const std::string& phase, double deadline_seconds) {
-  phase_->name = phase;
-  phase_->deadline_seconds = deadline_seconds;
+  job_->phase.name = phase;
+  job_->phase.deadline_seconds = deadline_seconds;
+}
+
+void World::keep_operations(const std::string& file) {
+  job_->log.set_file(file, job_->host, rank(), size());
+  the_log = &job_->log;
+}
+
+void World::write_operations(const char* reason) noexcept {
+  const comm::OperationLog* log = the_log;
+  if (log != nullptr) log->write(reason);
+}
+
+void World::set_stop_request(bool (*requested)()) {
+  job_->stop_requested = requested;
 }
 
 void World::abort(const std::string& message, int exit_code) {
+  job_->log.write("this rank gave up");
   // An error that every rank meets (a bad configuration) is rank 0's to tell; it gets the time to do so and to end the
   // rest.
   if (rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-  log_local(LogLevel::error, "{} (rank {} of {} on host {}, in phase '{}')", message, rank(), size(), host_,
-            phase_->name);
+  log_local(LogLevel::error, "{} (rank {} of {} on host {}, in phase '{}')", message, rank(), size(), host(),
+            job_->phase.name);
   MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }

@@ -2,11 +2,16 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "comm/communicator.hpp"
 
 namespace photon {
+
+namespace comm {
+class Job;
+}
 
 // Whether a launcher's environment (Open MPI, PMIx, PMI, a Slurm step of several tasks) says that this process is one
 // of several ranks, or may be.
@@ -26,11 +31,25 @@ class World {
   int rank() const { return all_.rank(); }
   int size() const { return all_.size(); }
   int local_size() const { return local_size_; }  // ranks on this host
-  const std::string& host() const { return host_; }
+  int local_rank() const { return local_rank_; }  // of this one among them
+  const std::string& host() const;
   Communicator& all() { return all_; }
 
   // Names what comes next and how long to wait for other ranks in it.
   void enter(const std::string& phase, double deadline_seconds);
+
+  // Where this rank's last operations are written, as JSON lines, when a wait expires or a peer dies, when the job is
+  // aborted, and by write_operations(): the first line says who writes and why, each other one is an operation
+  // (operation, communicator, bytes, peer, phase, begin and end in seconds since 1970; an end of null: under way). An
+  // orderly end removes the file. Its folder must exist.
+  void keep_operations(const std::string& file);
+  // For handlers of signals that end a job; safe there. Does nothing without keep_operations().
+  static void write_operations(const char* reason) noexcept;
+
+  // Tells whether this process was asked to stop, e.g. by SIGTERM. Launchers also ask so when another rank has died,
+  // which this process may be unable to see: waits then end with an error after a minute, whatever the phase's
+  // deadline.
+  void set_stop_request(bool (*requested)());
 
   // Calls `work`. Alone, exceptions pass through. With others, Preempted (which all ranks throw together) passes
   // through, and any other exception is reported by this rank and ends every rank of the job (MPI_Abort with the exit
@@ -40,10 +59,12 @@ class World {
  private:
   [[noreturn]] void abort(const std::string& message, int exit_code);
 
-  std::shared_ptr<Phase> phase_;
+  void meet();  // learns who the other ranks are
+
+  std::shared_ptr<comm::Job> job_;
   Communicator all_;
   int local_size_ = 1;
-  std::string host_;
+  int local_rank_ = 0;
   bool mpi_ = false;
   bool agreed_ = false;  // an exception in flight is one that all ranks throw
 };

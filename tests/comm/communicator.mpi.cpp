@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
 #include <thread>
 #include <utility>
 
+#include "comm/limits.hpp"
 #include "comm/mesh.hpp"
 #include "support/random.hpp"
 #include "testing/world.hpp"
@@ -89,24 +91,229 @@ TEST(Communicator, CarriesNaNToEveryRank) {
   EXPECT_TRUE(std::isnan(all.all_reduce(mine, Reduction::max)));
 }
 
+// Lowers the sizes at which messages are cut, on every rank, so that small tensors take every path.
+class LoweredLimits {
+ public:
+  LoweredLimits(std::int64_t message_bytes, std::int64_t piece_bytes, std::int64_t direct_bytes) {
+    comm::limits() = {message_bytes, piece_bytes, direct_bytes};
+  }
+  ~LoweredLimits() {
+    world().all().barrier();
+    comm::limits() = before_;
+  }
+
+ private:
+  comm::Limits before_ = comm::limits();
+};
+
+// Something different for every rank, partner and element.
+std::int32_t mark(std::int64_t from, std::int64_t to, std::int64_t i) {
+  return static_cast<std::int32_t>((from * 31 + to) * 1'000'003 + i * 7);
+}
+
 TEST(Communicator, BroadcastsFromAnyRank) {
   Communicator& all = world().all();
-  for (int root = 0; root < all.size(); ++root) {
-    std::vector<std::uint16_t> data(1001, static_cast<std::uint16_t>(all.rank()));
-    all.broadcast(host_view(data.data(), {1001}), root);
-    EXPECT_EQ(data, std::vector<std::uint16_t>(1001, static_cast<std::uint16_t>(root)));
+  // Fewer bytes than ranks; below and above the size that is dealt out in blocks.
+  for (const std::int64_t n : {0, 1, 3, 1001, 70'001}) {
+    for (int root = 0; root < all.size(); ++root) {
+      std::vector<std::uint16_t> data(static_cast<std::size_t>(n));
+      const auto value = [root](std::int64_t i) { return static_cast<std::uint16_t>(mark(root, 0, i)); };
+      for (std::int64_t i = 0; i < n; ++i) {
+        data[static_cast<std::size_t>(i)] = all.rank() == root ? value(i) : static_cast<std::uint16_t>(9);
+      }
+      all.broadcast(host_view(data.data(), {n}), root);
+      for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(data[static_cast<std::size_t>(i)], value(i)) << i << " of " << n;
+    }
   }
 }
 
 TEST(Communicator, GathersInRankOrder) {
   Communicator& all = world().all();
-  // The second size does not fit one piece of 16 MiB together with the other ranks' parts.
-  for (const std::int64_t n : {3, (2 << 20) + 1}) {
-    const std::vector<double> mine(static_cast<std::size_t>(n), 10.0 + all.rank());
-    std::vector<double> gathered(static_cast<std::size_t>(n * all.size()));
-    all.all_gather(host_view(mine.data(), {n}), host_view(gathered.data(), {n * all.size()}));
+  for (const std::int64_t n : {0, 1, 3, (2 << 20) + 1}) {
+    for (const bool in_place : {false, true}) {
+      std::vector<std::int32_t> mine(static_cast<std::size_t>(n));
+      for (std::int64_t i = 0; i < n; ++i) mine[static_cast<std::size_t>(i)] = mark(all.rank(), 0, i);
+      std::vector<std::int32_t> gathered(static_cast<std::size_t>(n * all.size()), -1);
+      if (in_place) std::copy(mine.begin(), mine.end(), gathered.begin() + n * all.rank());
+      const TensorView whole = host_view(gathered.data(), {n * all.size()});
+      all.all_gather(in_place ? whole.slice(0, n * all.rank(), n) : host_view(mine.data(), {n}), whole);
+      for (std::int64_t i = 0; i < n * all.size(); ++i) {
+        ASSERT_EQ(gathered[static_cast<std::size_t>(i)], mark(i / n, 0, i % n)) << i;
+      }
+    }
+  }
+}
+
+TEST(Communicator, ExchangesPartsOfAllWithAll) {
+  Communicator& all = world().all();
+  for (const std::int64_t n : {0, 1, 5, 50'001}) {  // elements for each rank
+    std::vector<std::int32_t> from(static_cast<std::size_t>(n * all.size()));
+    for (std::int64_t i = 0; i < n * all.size(); ++i)
+      from[static_cast<std::size_t>(i)] = mark(all.rank(), i / n, i % n);
+    std::vector<std::int32_t> to(from.size(), -1);
+    all.all_to_all(host_view(std::as_const(from).data(), {n * all.size()}), host_view(to.data(), {n * all.size()}));
     for (std::int64_t i = 0; i < n * all.size(); ++i) {
-      ASSERT_EQ(gathered[static_cast<std::size_t>(i)], 10.0 + static_cast<double>(i / n)) << i;
+      ASSERT_EQ(to[static_cast<std::size_t>(i)], mark(i / n, all.rank(), i % n)) << i;
+    }
+  }
+}
+
+template <class T>
+void expect_reduce_scatter(std::int64_t n, bool in_place) {
+  Communicator& all = world().all();
+  for (const Reduction op : {Reduction::sum, Reduction::max, Reduction::min}) {
+    // Values whose sums are exact in T, and others that round, whose bits must be those of all_reduce.
+    std::vector<T> data(static_cast<std::size_t>(n * all.size()));
+    for (std::size_t i = 0; i < data.size(); ++i) {
+      const auto index = static_cast<std::int64_t>(i);
+      data[i] = index % 2 == 0 ? static_cast<T>((all.rank() + 1) * (index % 7 + 1))
+                               : static_cast<T>(100 * std::sin(static_cast<double>(index * 5 + all.rank())) + 100);
+    }
+    std::vector<T> reduced = data;
+    all.all_reduce(host_view(reduced.data(), {n * all.size()}), op);
+    std::vector<T> mine(static_cast<std::size_t>(n));
+    const TensorView whole = host_view(data.data(), {n * all.size()});
+    const TensorView part = in_place ? whole.slice(0, n * all.rank(), n) : host_view(mine.data(), {n});
+    all.reduce_scatter(whole, part, op);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t index = n * all.rank() + i;
+      const T result = part.host<T>()[i];
+      ASSERT_EQ(result, reduced[static_cast<std::size_t>(index)]) << i << " of " << n;
+      if (index % 2 != 0) continue;
+      const std::int64_t ranks = op == Reduction::sum   ? std::int64_t{all.size()} * (all.size() + 1) / 2
+                                 : op == Reduction::max ? all.size()
+                                                        : 1;
+      ASSERT_EQ(result, static_cast<T>(ranks * (index % 7 + 1))) << i << " of " << n;
+    }
+  }
+}
+
+TEST(Communicator, ReduceScatterGivesEachRankItsPartOfTheSum) {
+  for (const bool in_place : {false, true}) {
+    for (const std::int64_t n : {0, 1, 3, 4097}) {
+      expect_reduce_scatter<float>(n, in_place);
+      expect_reduce_scatter<double>(n, in_place);
+      expect_reduce_scatter<std::int32_t>(n, in_place);
+      expect_reduce_scatter<std::int64_t>(n, in_place);
+      expect_reduce_scatter<std::uint64_t>(n, in_place);
+    }
+    expect_reduce_scatter<float>((5 << 20) + 1, in_place);  // more than one piece
+  }
+}
+
+TEST(Communicator, CutsLongMessagesAndPieces) {
+  const LoweredLimits lowered(1000, 4096, 256);  // bytes; numbers of elements below leave remainders everywhere
+  expect_reductions<float>(12'345);
+  expect_reductions<std::uint8_t>(12'345);
+  for (const bool in_place : {false, true}) expect_reduce_scatter<float>(4099, in_place);
+  Communicator& all = world().all();
+  const std::int64_t n = 2501;  // 10 messages of 1000 bytes, and 4 bytes
+  std::vector<std::int32_t> from(static_cast<std::size_t>(n * all.size()));
+  for (std::int64_t i = 0; i < n * all.size(); ++i) from[static_cast<std::size_t>(i)] = mark(all.rank(), i / n, i % n);
+  std::vector<std::int32_t> to(from.size());
+  const ConstTensorView source = host_view(std::as_const(from).data(), {n * all.size()});
+  const TensorView target = host_view(to.data(), {n * all.size()});
+  all.all_to_all(source, target);
+  for (std::int64_t i = 0; i < n * all.size(); ++i) {
+    ASSERT_EQ(to[static_cast<std::size_t>(i)], mark(i / n, all.rank(), i % n)) << i;
+  }
+  all.all_gather(source.slice(0, 0, n), target);
+  for (std::int64_t i = 0; i < n * all.size(); ++i) {
+    ASSERT_EQ(to[static_cast<std::size_t>(i)], mark(i / n, 0, i % n)) << i;
+  }
+  all.broadcast(target, all.size() - 1);
+  for (int r = 1; r < all.size(); ++r) {
+    if (all.rank() == 0) all.send(source, r, 3).wait();
+    if (all.rank() != r) continue;
+    all.receive(target, 0, 3);
+    for (std::int64_t i = 0; i < n * all.size(); ++i) {
+      ASSERT_EQ(to[static_cast<std::size_t>(i)], mark(0, i / n, i % n)) << i;
+    }
+  }
+}
+
+// Several operations on two communicators, finished in another order than begun, with messages between them.
+TEST(Communicator, KeepsSeveralOperationsUnderWay) {
+  Communicator& all = world().all();
+  const LoweredLimits lowered(1 << 20, 1 << 14, 64);
+  Communicator other = all.split(0, "other");
+  const std::int64_t n = 30'011;
+  const int num_operations = 6;
+  std::vector<std::vector<double>> data;
+  std::vector<double> parts(static_cast<std::size_t>(n));
+  std::vector<double> whole(static_cast<std::size_t>(n * all.size()), all.rank() + 1.0);
+  for (int i = 0; i < num_operations; ++i) data.emplace_back(static_cast<std::size_t>(n), (all.rank() + 1.0) * (i + 1));
+  std::vector<Pending> pending;
+  for (int i = 0; i < num_operations; ++i) {
+    Communicator& group = i % 2 == 0 ? all : other;
+    pending.push_back(group.start_all_reduce(host_view(data[static_cast<std::size_t>(i)].data(), {n}), Reduction::sum));
+  }
+  Pending scattered = all.start_reduce_scatter(host_view(std::as_const(whole).data(), {n * all.size()}),
+                                               host_view(parts.data(), {n}), Reduction::max);
+  // A ring of messages: nobody's arrives before the one before him has been inside the library.
+  std::int32_t token = all.rank();
+  if (all.size() > 1) {
+    Pending sent = all.send(host_view(&token, {1}), (all.rank() + 1) % all.size(), 5);
+    std::int32_t received = -1;
+    all.receive(host_view(&received, {1}), (all.rank() + all.size() - 1) % all.size(), 5);
+    EXPECT_EQ(received, (all.rank() + all.size() - 1) % all.size());
+    sent.wait();
+  }
+  scattered.wait();
+  EXPECT_EQ(parts, std::vector<double>(parts.size(), all.size()));
+  // Ranks wait in different orders.
+  for (int i = 0; i < num_operations; ++i) {
+    pending[static_cast<std::size_t>(all.rank() % 2 == 0 ? i : num_operations - 1 - i)].wait();
+  }
+  const double ranks = all.size() * (all.size() + 1) / 2.0;
+  for (int i = 0; i < num_operations; ++i) {
+    EXPECT_EQ(data[static_cast<std::size_t>(i)], std::vector<double>(static_cast<std::size_t>(n), ranks * (i + 1)));
+  }
+}
+
+// A rank that waits for a message carries on the sums that others need before they send it.
+TEST(Communicator, CarriesOnWhileItWaitsForSomethingElse) {
+  Communicator& all = world().all();
+  if (all.size() == 1) GTEST_SKIP() << "nobody to wait for";
+  const std::int64_t n = 50'001;
+  std::vector<double> data(static_cast<std::size_t>(n), 1.0);
+  Pending sum = all.start_all_reduce(host_view(data.data(), {n}), Reduction::sum);
+  std::int32_t token = 0;
+  if (all.rank() == 0) {
+    for (int r = 1; r < all.size(); ++r) all.receive(host_view(&token, {1}), r, 6);
+    sum.wait();
+  } else {
+    sum.wait();
+    all.send(host_view(&token, {1}), 0, 6).wait();
+  }
+  EXPECT_EQ(data, std::vector<double>(data.size(), all.size()));
+}
+
+TEST(Communicator, RefusesOverlapsAndUnequalParts) {
+  Communicator& all = world().all();
+  const std::int64_t n = 4 * all.size();
+  std::vector<float> data(static_cast<std::size_t>(n) + 1);
+  const TensorView whole = host_view(data.data(), {n});
+  EXPECT_THROW(all.reduce_scatter(whole, whole.slice(0, 0, 3), Reduction::sum), ContractError);
+  const TensorView shifted = host_view(data.data() + 4 * all.rank() + 1, {4});
+  EXPECT_THROW(all.reduce_scatter(whole, shifted, Reduction::sum), ContractError);
+  EXPECT_THROW(all.all_gather(shifted, whole), ContractError);
+  EXPECT_THROW(all.all_to_all(whole, host_view(data.data() + 1, {n})), ContractError);
+}
+
+TEST(Communicator, SaysWhenAMessageHasAnotherLength) {
+  Communicator& all = world().all();
+  if (all.size() == 1) GTEST_SKIP() << "nobody to send";
+  std::vector<float> data(8);
+  if (all.rank() == 0) {
+    all.send(host_view(data.data(), {3}), 1, 9).wait();
+  } else if (all.rank() == 1) {
+    try {
+      all.receive(host_view(data.data(), {8}), 0, 9);
+      ADD_FAILURE() << "took a short message";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("sent 12 bytes where 32 were expected"), std::string::npos)
+          << error.what();
     }
   }
 }
@@ -205,6 +412,9 @@ TEST(Communicator, GivesUpAtTheDeadlineAndSaysWho) {
       EXPECT_NE(message.find("host " + world().host()), std::string::npos) << message;
       EXPECT_NE(message.find("in phase 'step 12'"), std::string::npos) << message;
       EXPECT_NE(message.find("the limit is 0.05 s"), std::string::npos) << message;
+      for (int r = 1; r < world().size(); ++r) {
+        EXPECT_NE(message.find(fmt::format("rank {} on host {}", r, world().host())), std::string::npos) << message;
+      }
     }
     world().enter("test", 30);
   } else {

@@ -42,12 +42,19 @@ TEST(CommunicatorOfOne, ChecksItsArguments) {
   EXPECT_THROW(one.all_gather(host_view(std::as_const(data).data(), {2}), host_view(data.data(), {4})), ContractError);
 }
 
+// Rows of one element each.
+template <class T>
+std::vector<const std::byte*> pointers(const std::vector<T>& values) {
+  std::vector<const std::byte*> rows;
+  for (const T& value : values) rows.push_back(reinterpret_cast<const std::byte*>(&value));
+  return rows;
+}
+
 TEST(Reduce, AddsInRankOrderWithOneRounding) {
   // In float, 1 + 2^-24 + 2^-24 stays 1 when added one by one; in double the small ones count.
   const std::vector<float> rows{1.0F, 0x1p-24F, 0x1p-24F};
   float sum = 0;
-  comm::reduce_rows(DType::f32, Reduction::sum, reinterpret_cast<const std::byte*>(rows.data()), 3, 1,
-                    reinterpret_cast<std::byte*>(&sum));
+  comm::reduce_rows(DType::f32, Reduction::sum, pointers(rows), 1, reinterpret_cast<std::byte*>(&sum));
   EXPECT_EQ(sum, 1.0F + 0x1p-23F);
 }
 
@@ -56,8 +63,7 @@ TEST(Reduce, KeepsNaN) {
   for (const std::vector<double>& rows : {std::vector<double>{1, nan, 2}, {nan, 1, 2}, {1, 2, nan}}) {
     for (const Reduction op : {Reduction::sum, Reduction::max, Reduction::min}) {
       double result = 0;
-      comm::reduce_rows(DType::f64, op, reinterpret_cast<const std::byte*>(rows.data()), 3, 1,
-                        reinterpret_cast<std::byte*>(&result));
+      comm::reduce_rows(DType::f64, op, pointers(rows), 1, reinterpret_cast<std::byte*>(&result));
       EXPECT_TRUE(std::isnan(result));
     }
   }
@@ -65,7 +71,7 @@ TEST(Reduce, KeepsNaN) {
 
 TEST(Reduce, RefusesHalfPrecision) {
   std::byte bytes[4] = {};
-  EXPECT_THROW(comm::reduce_rows(DType::bf16, Reduction::sum, bytes, 1, 1, bytes), ContractError);
+  EXPECT_THROW(comm::reduce_rows(DType::bf16, Reduction::sum, {bytes}, 1, bytes), ContractError);
 }
 
 }  // namespace
