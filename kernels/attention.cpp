@@ -13,10 +13,11 @@ namespace {
 
 void expect_stream(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
                    std::int64_t window) {
-  expect_rank(ctx, q, DType::f32, 4, "q");
-  expect_rank(ctx, k, DType::f32, 4, "k");
+  const DType dtype = activation_type(ctx, q, "q");
+  expect_rank(ctx, q, dtype, 4, "q");
+  expect_rank(ctx, k, dtype, 4, "k");
   expect_shape(k, {q.size(0), q.size(1), k.size(2), q.size(3)}, "k");
-  expect_tensor(ctx, v, DType::f32, k.shape(), "v");
+  expect_tensor(ctx, v, dtype, k.shape(), "v");
   PHOTON_EXPECT(k.size(2) > 0 && q.size(2) % k.size(2) == 0, "{} query heads for {} key heads", q.size(2), k.size(2));
   PHOTON_EXPECT(window >= 0, "an attention window of {}", window);
 }
@@ -31,7 +32,7 @@ void stream_attention_forward(const Context& ctx, const ConstTensorView& q, cons
                               const ConstTensorView& v, std::int64_t window, const TensorView& out,
                               const TensorView& lse) {
   expect_stream(ctx, q, k, v, window);
-  expect_tensor(ctx, out, DType::f32, q.shape(), "out");
+  expect_tensor(ctx, out, q.dtype(), q.shape(), "out");
   if (lse) {
     expect_tensor(ctx, lse, DType::f32, {q.size(0), q.size(2), q.size(1)}, "lse");
     expect_contiguous(lse, "lse");
@@ -75,10 +76,10 @@ void stream_attention_backward(const Context& ctx, const ConstTensorView& q, con
                                const TensorView& dk, const TensorView& dv) {
   expect_stream(ctx, q, k, v, window);
   for (const ConstTensorView& x : {out, dout, ConstTensorView(dq)}) {
-    expect_tensor(ctx, x, DType::f32, q.shape(), "out, dout or dq");
+    expect_tensor(ctx, x, q.dtype(), q.shape(), "out, dout or dq");
   }
-  expect_tensor(ctx, dk, DType::f32, k.shape(), "dk");
-  expect_tensor(ctx, dv, DType::f32, k.shape(), "dv");
+  expect_tensor(ctx, dk, q.dtype(), k.shape(), "dk");
+  expect_tensor(ctx, dv, q.dtype(), k.shape(), "dv");
   expect_tensor(ctx, lse, DType::f32, {q.size(0), q.size(2), q.size(1)}, "lse");
   expect_contiguous(lse, "lse");
   if (ctx.space == Space::device)

@@ -13,9 +13,10 @@ namespace {
 
 void expect_cache(const Context& ctx, const ConstTensorView& rows, const ConstTensorView& cache_k,
                   const ConstTensorView& cache_v, const ConstTensorView& slot, const ConstTensorView& first) {
-  expect_rank(ctx, rows, DType::f32, 4, "the new rows");
-  expect_rank(ctx, cache_k, DType::f32, 4, "cache_k");
-  expect_tensor(ctx, cache_v, DType::f32, cache_k.shape(), "cache_v");
+  const DType dtype = activation_type(ctx, rows, "the new rows");
+  expect_rank(ctx, rows, dtype, 4, "the new rows");
+  expect_rank(ctx, cache_k, dtype, 4, "cache_k");
+  expect_tensor(ctx, cache_v, dtype, cache_k.shape(), "cache_v");
   expect_tensor(ctx, slot, DType::i32, {rows.size(0)}, "slot");
   expect_tensor(ctx, first, DType::i32, {rows.size(0)}, "first");
   PHOTON_EXPECT(rows.size(3) == cache_k.size(3), "heads of width {} for a cache of width {}", rows.size(3),
@@ -34,7 +35,7 @@ void expect_cache(const Context& ctx, const ConstTensorView& rows, const ConstTe
 void cache_append(const Context& ctx, const ConstTensorView& k, const ConstTensorView& v, const ConstTensorView& slot,
                   const ConstTensorView& first, const TensorView& cache_k, const TensorView& cache_v) {
   expect_cache(ctx, k, cache_k, cache_v, slot, first);
-  expect_tensor(ctx, v, DType::f32, k.shape(), "v");
+  expect_tensor(ctx, v, k.dtype(), k.shape(), "v");
   PHOTON_EXPECT(k.size(2) == cache_k.size(2), "{} key heads for a cache of {}", k.size(2), cache_k.size(2));
   if (ctx.space == Space::device) return cuda::cache_append(ctx, k, v, slot, first, cache_k, cache_v);
   if (k.numel() == 0) return;
@@ -64,7 +65,7 @@ void cache_attention(const Context& ctx, const ConstTensorView& q, const ConstTe
                      const ConstTensorView& cache_v, const ConstTensorView& slot, const ConstTensorView& first,
                      std::int64_t window, const TensorView& out) {
   expect_cache(ctx, q, cache_k, cache_v, slot, first);
-  expect_tensor(ctx, out, DType::f32, q.shape(), "out");
+  expect_tensor(ctx, out, q.dtype(), q.shape(), "out");
   PHOTON_EXPECT(window >= 0, "an attention window of {}", window);
   PHOTON_EXPECT(cache_k.size(2) > 0 && q.size(2) % cache_k.size(2) == 0, "{} query heads for {} key heads", q.size(2),
                 cache_k.size(2));

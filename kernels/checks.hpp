@@ -14,6 +14,20 @@ inline void expect_rank(const Context& ctx, const ConstTensorView& view, DType d
                 name_of(ctx.space));
 }
 
+// The dtype of an op's activations, taken from `view`: f32, or bf16 on a device. The host computes in f32 only.
+inline DType activation_type(const Context& ctx, const ConstTensorView& view, const char* what) {
+  const DType dtype = view.dtype();
+  PHOTON_EXPECT(dtype == DType::f32 || dtype == DType::bf16, "{} is {}, expected f32 or bf16", what, name_of(dtype));
+  PHOTON_EXPECT(dtype == DType::f32 || ctx.space == Space::device,
+                "{} is bf16, which ops on the host do not compute in, expected f32", what);
+  return dtype;
+}
+
+// `dtype` of the activations, or f32: results of matrix products.
+inline DType result_type(const ConstTensorView& view, DType activations) {
+  return view.dtype() == DType::f32 ? DType::f32 : activations;
+}
+
 inline void expect_tensor(const Context& ctx, const ConstTensorView& view, DType dtype, const Shape& shape,
                           const char* what) {
   expect_rank(ctx, view, dtype, shape.rank(), what);

@@ -12,10 +12,11 @@ namespace {
 
 void expect_embedding(const Context& ctx, const ConstTensorView& table, const ConstTensorView& tokens,
                       const ConstTensorView& rows) {
-  expect_rank(ctx, table, DType::f32, 2, "table");
+  expect_rank(ctx, table, table.dtype(), 2, "table");
   expect_contiguous(table, "table");
   expect_rank(ctx, tokens, DType::i32, 1, "tokens");
-  expect_tensor(ctx, rows, DType::f32, {tokens.size(0), table.size(1)}, "the embedded rows");
+  expect_tensor(ctx, rows, activation_type(ctx, rows, "the embedded rows"), {tokens.size(0), table.size(1)},
+                "the embedded rows");
   if (ctx.space == Space::device) return;
   for (std::int64_t n = 0; n < tokens.size(0); ++n) {
     const std::int32_t token = tokens.host<std::int32_t>()[n];
@@ -29,6 +30,8 @@ void expect_embedding(const Context& ctx, const ConstTensorView& table, const Co
 void embedding_forward(const Context& ctx, const ConstTensorView& table, const ConstTensorView& tokens,
                        const TensorView& out) {
   expect_embedding(ctx, table, tokens, out);
+  PHOTON_EXPECT(table.dtype() == out.dtype(), "rows of {} from an embedding of {}", name_of(out.dtype()),
+                name_of(table.dtype()));
   if (ctx.space == Space::device) return cuda::embedding_forward(ctx, table, tokens, out);
   if (out.numel() == 0) return;
   const std::int64_t width = table.size(1);
@@ -44,6 +47,7 @@ void embedding_forward(const Context& ctx, const ConstTensorView& table, const C
 void embedding_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& tokens,
                         const TensorView& dtable) {
   expect_embedding(ctx, dtable, tokens, dout);
+  PHOTON_EXPECT(dtable.dtype() == DType::f32, "the embedding's gradient is {}, expected f32", name_of(dtable.dtype()));
   if (ctx.space == Space::device) return cuda::embedding_backward(ctx, dout, tokens, dtable);
   if (dout.numel() == 0) return;
   const std::int64_t width = dtable.size(1);

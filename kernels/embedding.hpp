@@ -1,4 +1,4 @@
-// Token embedding.
+// Token embedding. Rows and table are f32, or bf16 on a device; the table's gradient is f32.
 #pragma once
 
 #include "tensor/context.hpp"

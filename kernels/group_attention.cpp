@@ -11,10 +11,11 @@ namespace photon {
 namespace {
 
 void expect_group(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v) {
-  expect_rank(ctx, q, DType::f32, 4, "q");
-  expect_rank(ctx, k, DType::f32, 4, "k");
+  const DType dtype = activation_type(ctx, q, "q");
+  expect_rank(ctx, q, dtype, 4, "q");
+  expect_rank(ctx, k, dtype, 4, "k");
   expect_shape(k, {q.size(0), k.size(1), k.size(2), q.size(3)}, "k");
-  expect_tensor(ctx, v, DType::f32, k.shape(), "v");
+  expect_tensor(ctx, v, dtype, k.shape(), "v");
   PHOTON_EXPECT(q.size(1) <= k.size(1), "{} queries for {} positions", q.size(1), k.size(1));
   PHOTON_EXPECT(k.size(1) <= max_group_positions, "groups of {} positions (at most {})", k.size(1),
                 max_group_positions);
@@ -49,7 +50,7 @@ void clear_rows(const TensorView& x, std::int64_t g, std::int64_t h) {
 void group_attention_forward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
                              const ConstTensorView& v, const TensorView& out) {
   expect_group(ctx, q, k, v);
-  expect_tensor(ctx, out, DType::f32, q.shape(), "out");
+  expect_tensor(ctx, out, q.dtype(), q.shape(), "out");
   if (ctx.space == Space::device) return cuda::group_attention_forward(ctx, q, k, v, out);
   if (out.numel() == 0) return;
   static_assert(max_group_positions <= cpu::attention_keys);
@@ -67,10 +68,10 @@ void group_attention_backward(const Context& ctx, const ConstTensorView& q, cons
                               const ConstTensorView& v, const ConstTensorView& dout, const TensorView& dq,
                               const TensorView& dk, const TensorView& dv) {
   expect_group(ctx, q, k, v);
-  expect_tensor(ctx, dout, DType::f32, q.shape(), "dout");
-  expect_tensor(ctx, dq, DType::f32, q.shape(), "dq");
-  expect_tensor(ctx, dk, DType::f32, k.shape(), "dk");
-  expect_tensor(ctx, dv, DType::f32, k.shape(), "dv");
+  expect_tensor(ctx, dout, q.dtype(), q.shape(), "dout");
+  expect_tensor(ctx, dq, q.dtype(), q.shape(), "dq");
+  expect_tensor(ctx, dk, q.dtype(), k.shape(), "dk");
+  expect_tensor(ctx, dv, q.dtype(), k.shape(), "dv");
   if (ctx.space == Space::device) return cuda::group_attention_backward(ctx, q, k, v, dout, dq, dk, dv);
   if (k.numel() == 0) return;
 #pragma omp parallel for schedule(static) if (k.numel() > 4096)

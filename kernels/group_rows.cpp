@@ -21,9 +21,10 @@ struct Layout {
 
 Layout layout_of(const Context& ctx, const ConstTensorView& u, const ConstTensorView& content,
                  const ConstTensorView& rows, std::int64_t lookback) {
-  expect_rank(ctx, u, DType::f32, 3, "u");
-  expect_rank(ctx, content, DType::f32, 3, "content");
-  expect_rank(ctx, rows, DType::f32, 3, "the decoder's rows");
+  const DType dtype = activation_type(ctx, rows, "the decoder's rows");
+  expect_rank(ctx, u, dtype, 3, "u");
+  expect_rank(ctx, content, dtype, 3, "content");
+  expect_rank(ctx, rows, dtype, 3, "the decoder's rows");
   expect_contiguous(u, "u");
   expect_contiguous(content, "content");
   expect_contiguous(rows, "the decoder's rows");
@@ -44,11 +45,11 @@ Layout layout_of(const Context& ctx, const ConstTensorView& u, const ConstTensor
   return l;
 }
 
-void expect_shift(const Context& ctx, const ConstTensorView& x, const ConstTensorView& start,
+void expect_shift(const Context& ctx, const ConstTensorView& x, const ConstTensorView& start, DType start_type,
                   const ConstTensorView& c) {
-  expect_rank(ctx, x, DType::f32, 3, "x");
-  expect_tensor(ctx, c, DType::f32, x.shape(), "c");
-  expect_tensor(ctx, start, DType::f32, {x.size(2)}, "start");
+  expect_rank(ctx, x, activation_type(ctx, x, "x"), 3, "x");
+  expect_tensor(ctx, c, x.dtype(), x.shape(), "c");
+  expect_tensor(ctx, start, start_type, {x.size(2)}, "start");
 }
 
 }  // namespace
@@ -80,8 +81,8 @@ void decoder_rows_forward(const Context& ctx, const ConstTensorView& u, const Co
 
 void decoder_rows_backward(const Context& ctx, const ConstTensorView& dout, std::int64_t lookback, const TensorView& du,
                            const TensorView& dcontent) {
-  expect_rank(ctx, dout, DType::f32, 3, "dout");
-  expect_rank(ctx, du, DType::f32, 3, "du");
+  expect_rank(ctx, dout, activation_type(ctx, dout, "dout"), 3, "dout");
+  expect_rank(ctx, du, dout.dtype(), 3, "du");
   expect_contiguous(dout, "dout");
   expect_contiguous(du, "du");
   expect_shape(du, {dout.size(0), du.size(1), dout.size(2)}, "du");
@@ -116,7 +117,7 @@ void decoder_rows_backward(const Context& ctx, const ConstTensorView& dout, std:
 }
 
 void shift_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& start, const TensorView& c) {
-  expect_shift(ctx, x, start, c);
+  expect_shift(ctx, x, start, x.dtype(), c);
   if (ctx.space == Space::device) return cuda::shift_forward(ctx, x, start, c);
   if (x.numel() == 0) return;
   const float* from = x.host<float>();
@@ -130,7 +131,7 @@ void shift_forward(const Context& ctx, const ConstTensorView& x, const ConstTens
 }
 
 void shift_backward(const Context& ctx, const ConstTensorView& dc, const TensorView& dx, const TensorView& dstart) {
-  expect_shift(ctx, dx, dstart, dc);
+  expect_shift(ctx, dx, dstart, DType::f32, dc);
   if (ctx.space == Space::device) return cuda::shift_backward(ctx, dc, dx, dstart);
   if (dc.numel() == 0) return;
   const float* grad = dc.host<float>();

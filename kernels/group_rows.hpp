@@ -1,7 +1,8 @@
 // How groups are laid out as decoder sequences, and the one shift in the model.
 //
 // B sequences of M groups; G = B * M, group g of sequence b is row b * M + g. C units a group, R prefix vectors, k
-// lookback units, S = R + k + C - 1 positions. D is the width of the units.
+// lookback units, S = R + k + C - 1 positions. D is the width of the units. All tensors have one
+// dtype, f32, or bf16 on a device; but dstart, a weight's gradient, is f32.
 #pragma once
 
 #include "tensor/context.hpp"

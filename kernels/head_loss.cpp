@@ -17,8 +17,9 @@ constexpr std::int64_t block_rows = 128;
 
 void expect_head(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w, const ConstTensorView& targets,
                  const ConstTensorView& mask) {
-  expect_rank(ctx, y, DType::f32, 2, "y");
-  expect_rank(ctx, w, DType::f32, 2, "w");
+  const DType dtype = activation_type(ctx, y, "y");
+  expect_rank(ctx, y, dtype, 2, "y");
+  expect_rank(ctx, w, dtype, 2, "w");
   expect_shape(w, {w.size(0), y.size(1)}, "w");
   expect_contiguous(w, "w");
   expect_tensor(ctx, targets, DType::i32, {y.size(0)}, "targets");
@@ -148,7 +149,7 @@ double head_loss_backward(const Context& ctx, const ConstTensorView& y, const Co
                           const ConstTensorView& targets, const ConstTensorView& mask, double scale,
                           const TensorView& dy, const TensorView& dw) {
   expect_head(ctx, y, w, targets, mask);
-  expect_tensor(ctx, dy, DType::f32, y.shape(), "dy");
+  expect_tensor(ctx, dy, y.dtype(), y.shape(), "dy");
   expect_tensor(ctx, dw, DType::f32, w.shape(), "dw");
   expect_contiguous(dw, "dw");
   if (ctx.space == Space::device) return cuda::head_loss_backward(ctx, y, w, targets, mask, scale, dy, dw);

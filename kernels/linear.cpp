@@ -19,10 +19,11 @@ cpu::Matrix transposed(const ConstTensorView& x) {
 
 void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
                     Write write) {
-  expect_rank(ctx, x, DType::f32, 2, "x");
-  expect_rank(ctx, w, DType::f32, 2, "w");
+  const DType dtype = activation_type(ctx, x, "x");
+  expect_rank(ctx, x, dtype, 2, "x");
+  expect_rank(ctx, w, dtype, 2, "w");
   expect_shape(w, {w.size(0), x.size(1)}, "w");
-  expect_tensor(ctx, y, DType::f32, {x.size(0), w.size(0)}, "y");
+  expect_tensor(ctx, y, result_type(y, dtype), {x.size(0), w.size(0)}, "y");
   if (ctx.space == Space::device) return cuda::linear_forward(ctx, x, w, y, write);
   if (y.numel() == 0) return;
   cpu::matmul(ctx.numerics, plain(x), plain(w), x.size(1), y.host<float>(), y.stride(0), write == Write::accumulate);
@@ -30,10 +31,11 @@ void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTen
 
 void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,
                            const TensorView& dx, Write write) {
-  expect_rank(ctx, dy, DType::f32, 2, "dy");
-  expect_rank(ctx, w, DType::f32, 2, "w");
+  const DType dtype = activation_type(ctx, dy, "dy");
+  expect_rank(ctx, dy, dtype, 2, "dy");
+  expect_rank(ctx, w, dtype, 2, "w");
   expect_shape(w, {dy.size(1), w.size(1)}, "w");
-  expect_tensor(ctx, dx, DType::f32, {dy.size(0), w.size(1)}, "dx");
+  expect_tensor(ctx, dx, result_type(dx, dtype), {dy.size(0), w.size(1)}, "dx");
   if (ctx.space == Space::device) return cuda::linear_backward_input(ctx, dy, w, dx, write);
   if (dx.numel() == 0) return;
   cpu::matmul(ctx.numerics, plain(dy), transposed(w), dy.size(1), dx.host<float>(), dx.stride(0),
@@ -42,8 +44,9 @@ void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const 
 
 void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
                             const TensorView& dw, Write write) {
-  expect_rank(ctx, dy, DType::f32, 2, "dy");
-  expect_rank(ctx, x, DType::f32, 2, "x");
+  const DType dtype = activation_type(ctx, dy, "dy");
+  expect_rank(ctx, dy, dtype, 2, "dy");
+  expect_rank(ctx, x, dtype, 2, "x");
   expect_shape(x, {dy.size(0), x.size(1)}, "x");
   expect_tensor(ctx, dw, DType::f32, {dy.size(1), x.size(1)}, "dw");
   expect_contiguous(dw, "dw");

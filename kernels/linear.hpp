@@ -1,4 +1,5 @@
-// Matrix products with a weight [O, K] (y = x W^T), and their gradients.
+// Matrix products with a weight [O, K] (y = x W^T), and their gradients. Operands are f32, or bf16 on a device; y and
+// dx have the operands' dtype or f32, dw is f32. Sums are f32.
 #pragma once
 
 #include "tensor/context.hpp"

@@ -13,9 +13,9 @@ namespace {
 
 void expect_norm(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const ConstTensorView& y,
                  const ConstTensorView& rstd) {
-  expect_rank(ctx, x, DType::f32, 2, "x");
+  expect_rank(ctx, x, activation_type(ctx, x, "x"), 2, "x");
   expect_tensor(ctx, w, DType::f32, {x.size(1)}, "w");
-  expect_tensor(ctx, y, DType::f32, x.shape(), "y");
+  expect_tensor(ctx, y, x.dtype(), x.shape(), "y");
   if (rstd) expect_tensor(ctx, rstd, DType::f32, {x.size(0)}, "rstd");
 }
 
@@ -44,8 +44,8 @@ void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const Co
                           const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
                           const TensorView& rstd) {
   expect_norm(ctx, x, w, y, rstd);
-  expect_tensor(ctx, delta, DType::f32, x.shape(), "delta");
-  expect_tensor(ctx, sum, DType::f32, x.shape(), "sum");
+  expect_tensor(ctx, delta, x.dtype(), x.shape(), "delta");
+  expect_tensor(ctx, sum, x.dtype(), x.shape(), "sum");
   if (ctx.space == Space::device) return cuda::add_rms_norm_forward(ctx, x, delta, w, eps, sum, y, rstd);
   const std::int64_t rows = x.size(0);
   const std::int64_t width = x.size(1);
@@ -69,7 +69,7 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
                        const TensorView& dw) {
   expect_norm(ctx, x, w, dy, {});
   expect_tensor(ctx, rstd, DType::f32, {x.size(0)}, "rstd");
-  expect_tensor(ctx, dx, DType::f32, x.shape(), "dx");
+  expect_tensor(ctx, dx, x.dtype(), x.shape(), "dx");
   expect_tensor(ctx, dw, DType::f32, {x.size(1)}, "dw");
   if (ctx.space == Space::device) return cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, write_dx, dw);
   const std::int64_t rows = x.size(0);

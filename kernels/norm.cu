@@ -11,9 +11,9 @@ constexpr int threads = 256;
 constexpr int rows_a_block = threads / warp_width;
 
 // delta and sum are null for the plain norm.
-template <class T, int V>
+template <class T, class W, int V>
 __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta, std::int64_t delta_stride, T* sum,
-                               std::int64_t sum_stride, const T* __restrict__ w, float eps, T* __restrict__ y,
+                               std::int64_t sum_stride, const W* __restrict__ w, float eps, T* __restrict__ y,
                                std::int64_t y_stride, float* __restrict__ rstd, std::int64_t num_rows, int width) {
   const std::int64_t row = std::int64_t{blockIdx.x} * rows_a_block + threadIdx.x / warp_width;
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
@@ -34,7 +34,7 @@ __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta
   const T* const from = delta != nullptr ? sum + row * sum_stride : x;  // each lane reads back what it wrote itself
   for (int d = lane * V; d < width; d += warp_width * V) {
     const Pack<T, V> p = load_pack<V>(from + d);
-    const Pack<T, V> weight = load_pack<V>(w + d);
+    const Pack<W, V> weight = load_pack<V>(w + d);
     Pack<T, V> result;
     for (int i = 0; i < V; ++i) result.v[i] = from_f32<T>(to_f32(p.v[i]) * scale * to_f32(weight.v[i]));
     store_pack(y + row * y_stride + d, result);
@@ -43,9 +43,9 @@ __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta
 
 // Block b takes rows b, b + gridDim.x, ...; partial[b, d] = its sum of dy * x * rstd, kept in shared memory by the
 // thread that owns column d.
-template <class T, int V>
+template <class T, class W, int V>
 __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __restrict__ x, std::int64_t x_stride,
-                                const T* __restrict__ w, const float* __restrict__ rstd, T* dx, std::int64_t dx_stride,
+                                const W* __restrict__ w, const float* __restrict__ rstd, T* dx, std::int64_t dx_stride,
                                 bool accumulate, float* __restrict__ partial, std::int64_t num_rows, int width) {
   extern __shared__ float dw[];
   for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += threads * V) {
@@ -60,7 +60,7 @@ __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __
     for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += threads * V) {
       const Pack<T, V> g = load_pack<V>(dy_row + d);
       const Pack<T, V> p = load_pack<V>(x_row + d);
-      const Pack<T, V> weight = load_pack<V>(w + d);
+      const Pack<W, V> weight = load_pack<V>(w + d);
       for (int i = 0; i < V; ++i) {
         const float gx = to_f32(g.v[i]) * to_f32(p.v[i]);
         dot += gx * to_f32(weight.v[i]);
@@ -71,7 +71,7 @@ __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __
     for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += threads * V) {
       const Pack<T, V> g = load_pack<V>(dy_row + d);
       const Pack<T, V> p = load_pack<V>(x_row + d);
-      const Pack<T, V> weight = load_pack<V>(w + d);
+      const Pack<W, V> weight = load_pack<V>(w + d);
       Pack<T, V> result;
       if (accumulate) result = load_pack<V>(dx_row + d);
       for (int i = 0; i < V; ++i) {
@@ -93,10 +93,10 @@ void forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView
   with_float_type(x.dtype(), [&]<class T>(T) {
     with_pack<T>(all_pack(x, delta, w, ConstTensorView(sum), ConstTensorView(y)), [&]<int V>(
                                                                                       std::integral_constant<int, V>) {
-      forward_kernel<T, V>
+      forward_kernel<T, float, V>
           <<<grid_of(ceil_div(num_rows, rows_a_block), std::numeric_limits<int>::max()), threads, 0, stream_of(ctx)>>>(
               device_data<T>(x), x.stride(0), optional_data<T>(delta), delta ? delta.stride(0) : 0,
-              optional_data<T>(sum), sum ? sum.stride(0) : 0, device_data<T>(w), static_cast<float>(eps),
+              optional_data<T>(sum), sum ? sum.stride(0) : 0, device_data<float>(w), static_cast<float>(eps),
               device_data<T>(y), y.stride(0), optional_data<float>(rstd), num_rows, static_cast<int>(x.size(1)));
     });
   });
@@ -128,11 +128,11 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
   const std::int64_t shared = width * static_cast<std::int64_t>(sizeof(float));
   with_float_type(x.dtype(), [&]<class T>(T) {
     with_pack<T>(all_pack(dy, x, w, ConstTensorView(dx)), [&]<int V>(std::integral_constant<int, V>) {
-      allow_shared_memory(backward_kernel<T, V>, shared);
-      backward_kernel<T, V><<<grid_of(blocks), threads, static_cast<std::size_t>(shared), stream_of(ctx)>>>(
-          device_data<T>(dy), dy.stride(0), device_data<T>(x), x.stride(0), device_data<T>(w), device_data<float>(rstd),
-          device_data<T>(dx), dx.stride(0), write_dx == Write::accumulate, device_data<float>(partial), num_rows,
-          static_cast<int>(width));
+      allow_shared_memory(backward_kernel<T, float, V>, shared);
+      backward_kernel<T, float, V><<<grid_of(blocks), threads, static_cast<std::size_t>(shared), stream_of(ctx)>>>(
+          device_data<T>(dy), dy.stride(0), device_data<T>(x), x.stride(0), device_data<float>(w),
+          device_data<float>(rstd), device_data<T>(dx), dx.stride(0), write_dx == Write::accumulate,
+          device_data<float>(partial), num_rows, static_cast<int>(width));
     });
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());

@@ -7,7 +7,8 @@
 namespace photon {
 
 // rstd[n] = 1 / sqrt(mean_d x[n, d]^2 + eps);  y[n, d] = x[n, d] * rstd[n] * w[d].
-// x, y [N, D] (row strides allowed), w [D], rstd [N] f32. `rstd` may be empty when no backward follows.
+// x, y [N, D] (row strides allowed) f32, or bf16 on a device; w [D] and rstd [N] f32 always. `rstd` may be empty when
+// no backward follows.
 void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
                       const TensorView& y, const TensorView& rstd);
 

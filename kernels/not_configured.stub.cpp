@@ -99,7 +99,7 @@ void rms_norm_backward(const Context&, const ConstTensorView&, const ConstTensor
   throw NotConfigured("rms_norm_backward on a GPU", "CUDA");
 }
 void adamw(const Context&, const AdamWStep&, const TensorView&, const ConstTensorView&, const TensorView&,
-           const TensorView&) {
+           const TensorView&, const TensorView&) {
   throw NotConfigured("adamw on a GPU", "CUDA");
 }
 double sum_of_squares(const Context&, const ConstTensorView&) {
@@ -112,6 +112,9 @@ double rec_loss_forward(const Context&, Distance, const ConstTensorView&, const 
 void rec_loss_backward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
                        double, const TensorView&, const TensorView&) {
   throw NotConfigured("rec_loss_backward on a GPU", "CUDA");
+}
+void row_positions(const Context&, const ConstTensorView&, std::int64_t, std::int64_t, const TensorView&) {
+  throw NotConfigured("row_positions on a GPU", "CUDA");
 }
 void rope(const Context&, const RopeTable&, const ConstTensorView&, const TensorView&, Rotation) {
   throw NotConfigured("rope on a GPU", "CUDA");

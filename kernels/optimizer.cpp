@@ -16,13 +16,15 @@ constexpr std::int64_t block = 1 << 14;  // elements, a fixed unit of work and o
 }  // namespace
 
 void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
-           const TensorView& m, const TensorView& v) {
+           const TensorView& m, const TensorView& v, const TensorView& rounded) {
   expect_rank(ctx, p, DType::f32, 1, "p");
   expect_tensor(ctx, g, DType::f32, p.shape(), "g");
   expect_tensor(ctx, m, DType::f32, p.shape(), "m");
   expect_tensor(ctx, v, DType::f32, p.shape(), "v");
+  if (rounded) expect_tensor(ctx, rounded, DType::bf16, p.shape(), "rounded");
+  PHOTON_EXPECT(!rounded || ctx.space == Space::device, "a bf16 copy of weights on the host");
   PHOTON_EXPECT(step.step >= 1, "step {} (counted from 1)", step.step);
-  if (ctx.space == Space::device) return cuda::adamw(ctx, step, p, g, m, v);
+  if (ctx.space == Space::device) return cuda::adamw(ctx, step, p, g, m, v, rounded);
   const std::int64_t n = p.numel();
   if (n == 0) return;
   const auto steps = static_cast<double>(step.step);

@@ -32,7 +32,7 @@ __device__ void update(const Constants& c, float& p, float g, float& m, float& v
 
 template <int V>
 __global__ void adamw_kernel(Constants c, float* __restrict__ p, const float* __restrict__ g, float* __restrict__ m,
-                             float* __restrict__ v, std::int64_t num_packs) {
+                             float* __restrict__ v, bf16* __restrict__ rounded, std::int64_t num_packs) {
   const std::int64_t step = std::int64_t{gridDim.x} * threads;
   for (std::int64_t i = std::int64_t{blockIdx.x} * threads + threadIdx.x; i < num_packs; i += step) {
     Pack<float, V> pp = load_pack<V>(p + i * V);
@@ -43,6 +43,10 @@ __global__ void adamw_kernel(Constants c, float* __restrict__ p, const float* __
     store_pack(p + i * V, pp);
     store_pack(m + i * V, mm);
     store_pack(v + i * V, vv);
+    if (rounded == nullptr) continue;
+    Pack<bf16, V> copy;
+    for (int j = 0; j < V; ++j) copy.v[j] = from_f32<bf16>(pp.v[j]);
+    store_pack(rounded + i * V, copy);
   }
 }
 
@@ -61,7 +65,7 @@ __global__ void squares_kernel(const float* __restrict__ x, std::int64_t num_pac
 }  // namespace
 
 void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
-           const TensorView& m, const TensorView& v) {
+           const TensorView& m, const TensorView& v, const TensorView& rounded) {
   if (p.numel() == 0) return;
   const auto t = static_cast<double>(step.step);
   const Constants constants = {
@@ -75,10 +79,11 @@ void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const
       .eps = static_cast<float>(step.eps),
       .gradient_scale = static_cast<float>(step.gradient_scale),
   };
-  with_pack<float>(all_pack(p, g, m, v), [&]<int V>(std::integral_constant<int, V>) {
+  const bool full = all_pack(p, g, m, v) && (!rounded || reinterpret_cast<std::uintptr_t>(rounded.data()) % 8 == 0);
+  with_pack<float>(full, [&]<int V>(std::integral_constant<int, V>) {
     adamw_kernel<V><<<grid_of(ceil_div(p.numel() / V, threads)), threads, 0, stream_of(ctx)>>>(
         constants, device_data<float>(p), device_data<float>(g), device_data<float>(m), device_data<float>(v),
-        p.numel() / V);
+        optional_data<bf16>(rounded), p.numel() / V);
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());
 }

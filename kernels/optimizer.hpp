@@ -15,9 +15,10 @@ struct AdamWStep {
   std::int64_t step;      // counted from 1, for bias correction
 };
 
-// All [n] f32, contiguous. p, m, v are updated; Loshchilov & Hutter, arXiv 1711.05101.
+// All [n] f32, contiguous. p, m, v are updated; Loshchilov & Hutter, arXiv 1711.05101. `rounded` [n] bf16 gets the new
+// p as ops of that dtype read it (devices only); it may be empty.
 void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
-           const TensorView& m, const TensorView& v);
+           const TensorView& m, const TensorView& v, const TensorView& rounded = {});
 
 // Sum of squares of an [n] f32 tensor, in double; fixed blocks in a fixed order, so the same bits for any number of
 // threads. NaN or infinity in x gives a non-finite sum.
@@ -26,7 +27,7 @@ double sum_of_squares(const Context& ctx, const ConstTensorView& x);
 // CUDA bodies: optimizer.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
 void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
-           const TensorView& m, const TensorView& v);
+           const TensorView& m, const TensorView& v, const TensorView& rounded = {});
 double sum_of_squares(const Context& ctx, const ConstTensorView& x);
 }  // namespace cuda
 

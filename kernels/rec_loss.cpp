@@ -14,8 +14,8 @@ namespace {
 constexpr double smallest_product = 1e-12;  // of the norms, in the cosine
 
 void expect_rec(const Context& ctx, const ConstTensorView& y, const ConstTensorView& x, const ConstTensorView& mask) {
-  expect_rank(ctx, y, DType::f32, 2, "y");
-  expect_tensor(ctx, x, DType::f32, y.shape(), "x");
+  expect_rank(ctx, y, activation_type(ctx, y, "y"), 2, "y");
+  expect_tensor(ctx, x, y.dtype(), y.shape(), "x");
   if (mask) expect_tensor(ctx, mask, DType::u8, {y.size(0)}, "mask");
 }
 
@@ -90,8 +90,8 @@ double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensor
 void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                        const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx) {
   expect_rec(ctx, y, x, mask);
-  expect_tensor(ctx, dy, DType::f32, y.shape(), "dy");
-  if (dx) expect_tensor(ctx, dx, DType::f32, y.shape(), "dx");
+  expect_tensor(ctx, dy, y.dtype(), y.shape(), "dy");
+  if (dx) expect_tensor(ctx, dx, y.dtype(), y.shape(), "dx");
   if (ctx.space == Space::device) return cuda::rec_loss_backward(ctx, distance, y, x, mask, scale, dy, dx);
   if (y.numel() == 0) return;
   const float* a = y.host<float>();

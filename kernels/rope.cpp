@@ -30,9 +30,26 @@ void RopeTable::reserve(Space space, std::int64_t num_positions) {
   positions_ = positions;
 }
 
+void row_positions(const Context& ctx, const ConstTensorView& first, std::int64_t sequences, std::int64_t begin,
+                   const TensorView& positions) {
+  expect_rank(ctx, positions, DType::i32, 1, "positions");
+  expect_contiguous(positions, "positions");
+  if (first) expect_tensor(ctx, first, DType::i32, {sequences}, "first");
+  PHOTON_EXPECT(sequences == 0 ? positions.numel() == 0 : positions.numel() % sequences == 0,
+                "{} positions of {} sequences", positions.numel(), sequences);
+  if (ctx.space == Space::device) return cuda::row_positions(ctx, first, sequences, begin, positions);
+  if (positions.numel() == 0) return;
+  const std::int64_t count = positions.numel() / sequences;
+  std::int32_t* const to = positions.host<std::int32_t>();
+  for (std::int64_t s = 0; s < sequences; ++s) {
+    const std::int64_t start = begin + (first ? first.host<std::int32_t>()[s] : 0);
+    for (std::int64_t i = 0; i < count; ++i) to[s * count + i] = static_cast<std::int32_t>(start + i);
+  }
+}
+
 void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
           Rotation rotation) {
-  expect_rank(ctx, x, DType::f32, 3, "x");
+  expect_rank(ctx, x, activation_type(ctx, x, "x"), 3, "x");
   expect_tensor(ctx, positions, DType::i32, {x.size(0)}, "positions");
   if (x.numel() == 0) return;
   const std::int64_t half = x.size(2) / 2;

@@ -36,7 +36,25 @@ __global__ void rope_kernel(const float* __restrict__ cosines, const float* __re
   }
 }
 
+__global__ void positions_kernel(const std::int32_t* __restrict__ first, std::int32_t begin,
+                                 std::int32_t* __restrict__ positions, std::int64_t n, std::int64_t count) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (i >= n) return;
+  const std::int64_t s = i / count;
+  positions[i] = (first != nullptr ? first[s] : 0) + begin + static_cast<std::int32_t>(i - s * count);
+}
+
 }  // namespace
+
+void row_positions(const Context& ctx, const ConstTensorView& first, std::int64_t sequences, std::int64_t begin,
+                   const TensorView& positions) {
+  const std::int64_t n = positions.numel();
+  if (n == 0) return;
+  positions_kernel<<<grid_of(ceil_div(n, threads), std::numeric_limits<int>::max()), threads, 0, stream_of(ctx)>>>(
+      optional_data<std::int32_t>(first), static_cast<std::int32_t>(begin), device_data<std::int32_t>(positions), n,
+      n / sequences);
+  PHOTON_CUDA_CHECK(cudaGetLastError());
+}
 
 void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
           Rotation rotation) {

@@ -25,6 +25,11 @@ class RopeTable {
   Tensor sin_;
 };
 
+// positions[s * count + i] = first[s] + begin + i, for count = positions.size(0) / sequences: where the rows of
+// `sequences` sequences stand. first [sequences] i32, or empty for 0 everywhere; positions [sequences * count] i32.
+void row_positions(const Context& ctx, const ConstTensorView& first, std::int64_t sequences, std::int64_t begin,
+                   const TensorView& positions);
+
 enum class Rotation { forward, backward };  // backward turns by the negative angle: the gradient
 
 // Rotates every head of every row in place. x [N, H, hd] (row strides allowed; q and k heads that lie side by side are
@@ -34,6 +39,8 @@ void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& pos
 
 // CUDA bodies: rope.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
+void row_positions(const Context& ctx, const ConstTensorView& first, std::int64_t sequences, std::int64_t begin,
+                   const TensorView& positions);
 void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
           Rotation rotation);
 }  // namespace cuda

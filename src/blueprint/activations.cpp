@@ -9,6 +9,8 @@ namespace {
 // order.
 class Meter {
  public:
+  explicit Meter(std::int64_t element) : element_(element) {}
+  void activations(std::int64_t elements) { take(arena_bytes(elements, element_)); }
   void floats(std::int64_t elements) { take(arena_bytes(elements, 4)); }
   void ints(std::int64_t elements) { take(arena_bytes(elements, 4)); }
   void bytes(std::int64_t elements) { take(arena_bytes(elements, 1)); }
@@ -23,6 +25,7 @@ class Meter {
   void rewind(std::int64_t mark) { used_ = mark; }
 
  private:
+  std::int64_t element_;
   std::int64_t used_ = 0;
   std::int64_t peak_ = 0;
 };
@@ -39,22 +42,27 @@ Widths widths(const StackConfig& stack, std::int64_t width) {
 void layer(Meter& meter, const Widths& w, AttentionKind kind, const StackShape& shape, bool trimmed, bool saving) {
   const std::int64_t n = shape.rows();
   const std::int64_t m = trimmed ? shape.output_rows() : n;
-  meter.floats(n * (trimmed ? w.kv : w.d + w.kv));
-  if (trimmed) meter.floats(m * w.d);
-  meter.floats(m * w.d);
-  meter.floats(m * w.d);
-  meter.floats(m * 2 * w.f);
+  meter.activations(n * (trimmed ? w.kv : w.d + w.kv));
+  if (trimmed) meter.activations(m * w.d);
+  meter.activations(m * w.d);
+  meter.activations(m * w.d);
+  meter.activations(m * 2 * w.f);
   if (!saving) return;
   meter.floats(n);
   meter.floats(m);
   if (kind == AttentionKind::stream) meter.floats(shape.sequences * w.heads * shape.positions);
 }
 
+// Stack::row_positions_of.
+void positions(Meter& meter, const StackShape& shape) {
+  meter.ints(shape.rows());
+  if (shape.trimmed()) meter.ints(shape.output_rows());
+}
+
 // Stack::project's gathering of output rows.
 void gather_rows(Meter& meter, const Widths& w, const StackShape& shape) {
   const std::int64_t mark = meter.used();
-  meter.floats(shape.output_rows() * w.d);
-  meter.ints(shape.output_rows());
+  meter.activations(shape.output_rows() * w.d);
   meter.rewind(mark);
 }
 
@@ -65,49 +73,50 @@ std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size) {
 }
 
 std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                               const StackShape& shape) {
-  Meter meter;
+                               const StackShape& shape, std::int64_t element) {
+  Meter meter(element);
   const Widths w = widths(stack, width);
   for (std::int64_t i = 0; i < stack.layers; ++i) {
     layer(meter, w, kind, shape, i + 1 == stack.layers && shape.trimmed(), true);
-    if (i > 0) meter.floats(shape.rows() * w.d);
+    if (i > 0) meter.activations(shape.rows() * w.d);
   }
-  meter.floats(shape.output_rows() * w.d);
+  meter.activations(shape.output_rows() * w.d);
   meter.floats(shape.output_rows());
   return meter.peak();
 }
 
-std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape) {
-  Meter meter;
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
+                                         std::int64_t element) {
+  Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
-  meter.floats(n * w.d);
-  meter.floats(n * w.d);
-  meter.floats(n * w.f);
-  meter.ints(n);
+  meter.activations(n * w.d);
+  meter.activations(n * w.d);
+  meter.activations(n * w.f);
+  positions(meter, shape);
   if (shape.trimmed()) gather_rows(meter, w, shape);
   return meter.peak();
 }
 
-std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape) {
-  Meter meter;
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
+                                          std::int64_t element) {
+  Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
   const std::int64_t m = shape.output_rows();
-  meter.floats(n * w.d);
-  meter.floats(n * w.d);
-  meter.floats(n * w.f);
-  meter.ints(n);
-  if (shape.trimmed()) meter.floats(m * w.d);
+  meter.activations(n * w.d);
+  meter.activations(n * w.d);
+  meter.activations(n * w.f);
+  positions(meter, shape);
+  if (shape.trimmed()) meter.activations(m * w.d);
   const std::int64_t base = meter.used();
   for (std::int64_t i = 0; i < stack.layers; ++i) {
     const bool trimmed = i + 1 == stack.layers && shape.trimmed();
-    meter.floats((trimmed ? m : n) * w.d);
-    meter.floats(n * (trimmed ? w.kv : w.d + w.kv));
+    meter.activations((trimmed ? m : n) * w.d);
+    meter.activations(n * (trimmed ? w.kv : w.d + w.kv));
     if (trimmed) {
-      meter.floats(m * w.d);
-      meter.ints(m);
-      meter.floats(m * w.d);
+      meter.activations(m * w.d);
+      meter.activations(m * w.d);
     }
     meter.rewind(base);
   }
@@ -115,15 +124,15 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t
 }
 
 std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                                   const StackShape& shape) {
-  Meter meter;
+                                   const StackShape& shape, std::int64_t element) {
+  Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
-  meter.floats(n * w.d);
-  meter.floats(n * w.d);
-  meter.floats(n * w.f);
-  meter.floats(n * w.d);
-  meter.ints(n);
+  meter.activations(n * w.d);
+  meter.activations(n * w.d);
+  meter.activations(n * w.f);
+  meter.activations(n * w.d);
+  positions(meter, shape);
   for (int i = 0; i < 3; ++i) meter.ints(shape.sequences);  // the cache's index, where there is one
   const std::int64_t base = meter.used();
   for (std::int64_t i = 0; i < stack.layers; ++i) {
@@ -138,37 +147,40 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
 namespace {
 
 void saved_stack(Meter& meter, const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                 const StackShape& shape) {
-  meter.take(stack_saved_bytes(stack, width, kind, shape));
-  meter.touch(stack_forward_scratch_bytes(stack, width, shape));
+                 const StackShape& shape, std::int64_t element) {
+  meter.take(stack_saved_bytes(stack, width, kind, shape, element));
+  meter.touch(stack_forward_scratch_bytes(stack, width, shape, element));
 }
 
-std::int64_t vanilla_training_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
-  Meter meter;
+std::int64_t vanilla_training_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
+                                    std::int64_t element) {
+  Meter meter(element);
   const std::int64_t n = batch * tokens;
   const StackShape shape{batch, tokens, tokens};
-  meter.ints(n);                 // inputs
-  meter.ints(n);                 // targets
-  meter.bytes(n);                // mask
-  meter.floats(n * config.dim);  // embeddings
-  meter.floats(n * config.dim);  // output
-  saved_stack(meter, config.stack, config.dim, AttentionKind::stream, shape);
-  meter.floats(n * config.dim);  // gradient of the output
-  meter.floats(n * config.dim);  // gradient of the embeddings
-  meter.touch(stack_backward_scratch_bytes(config.stack, config.dim, shape));
+  meter.ints(n);                      // inputs
+  meter.ints(n);                      // targets
+  meter.bytes(n);                     // mask
+  meter.activations(n * config.dim);  // embeddings
+  meter.activations(n * config.dim);  // output
+  saved_stack(meter, config.stack, config.dim, AttentionKind::stream, shape, element);
+  meter.activations(n * config.dim);  // gradient of the output
+  meter.activations(n * config.dim);  // gradient of the embeddings
+  meter.touch(stack_backward_scratch_bytes(config.stack, config.dim, shape, element));
   return meter.peak();
 }
 
 }  // namespace
 
-std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
-  if (config.type == ModelType::vanilla) return vanilla_training_bytes(config, batch, tokens);
+std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
+                                       std::int64_t element) {
+  if (config.type == ModelType::vanilla) return vanilla_training_bytes(config, batch, tokens, element);
   const std::int64_t span = config.group_tokens();
-  return stage_activation_bytes(config, all_modules(config), batch, tokens, batch * ((tokens + span - 1) / span));
+  return stage_activation_bytes(config, all_modules(config), batch, tokens, batch * ((tokens + span - 1) / span),
+                                element);
 }
 
 std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange& modules, std::int64_t batch,
-                                    std::int64_t tokens, std::int64_t groups) {
+                                    std::int64_t tokens, std::int64_t groups, std::int64_t element) {
   const std::int64_t group = config.group_tokens();
   const std::int64_t padded = (tokens + group - 1) / group * group;
   const std::int64_t num_levels = config.num_levels();
@@ -192,8 +204,8 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange
   const auto makes_y = [&](std::int64_t l) { return l == num_levels ? encoder(l) : decoder(l + 1); };
   const auto reads_y = [&](std::int64_t l) { return l > 0 && decoder(l); };
 
-  Meter meter;
-  const auto state = [&](std::int64_t l) { meter.floats(units(l) * config.width(l)); };
+  Meter meter(element);
+  const auto state = [&](std::int64_t l) { meter.activations(units(l) * config.width(l)); };
   if (embeds) {
     meter.ints(units(0));   // tokens
     meter.bytes(units(0));  // mask
@@ -207,17 +219,17 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange
     if (!encoder(l)) continue;
     state(l);  // A(l)
     state(l);  // X(l)
-    saved_stack(meter, level(l).encoder, config.width(l), AttentionKind::stream, encoder_shape(l));
+    saved_stack(meter, level(l).encoder, config.width(l), AttentionKind::stream, encoder_shape(l), element);
   }
   if (encoder(num_levels)) state(num_levels);  // c(L)
   for (std::int64_t l = num_levels; l >= 1; --l) {
     if (!decoder(l)) continue;
     const StackShape shape = decoder_shape(l);
     const std::int64_t below = config.width(l - 1);
-    meter.floats(shape.rows() * below);                               // decoder rows
-    state(l - 1);                                                     // Y(l-1)
-    meter.touch(arena_bytes(units(l) * level(l).prefix * below, 4));  // U(l)
-    saved_stack(meter, level(l).decoder, below, AttentionKind::group, shape);
+    meter.activations(shape.rows() * below);                                // decoder rows
+    state(l - 1);                                                           // Y(l-1)
+    meter.touch(arena_bytes(units(l) * level(l).prefix * below, element));  // U(l)
+    saved_stack(meter, level(l).decoder, below, AttentionKind::group, shape, element);
   }
   for (std::int64_t l = 1; l < num_levels; ++l) {
     if (decoder(l + 1)) meter.bytes(units(l));  // which units hold no padding
@@ -232,27 +244,27 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange
   for (std::int64_t l = 1; l <= num_levels; ++l) {
     if (!decoder(l)) continue;
     const StackShape shape = decoder_shape(l);
-    meter.floats(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
-    meter.floats(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
-    meter.touch(stack_backward_scratch_bytes(level(l).decoder, config.width(l - 1), shape));
+    meter.activations(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
+    meter.activations(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
+    meter.touch(stack_backward_scratch_bytes(level(l).decoder, config.width(l - 1), shape, element));
     meter.rewind(base);
   }
   for (std::int64_t l = num_levels; l >= 1; --l) {
     if (!encoder(l)) continue;
     state(l);  // dA(l)
-    meter.touch(stack_backward_scratch_bytes(level(l).encoder, config.width(l), encoder_shape(l)));
+    meter.touch(stack_backward_scratch_bytes(level(l).encoder, config.width(l), encoder_shape(l), element));
     meter.rewind(base);
   }
   return meter.peak();
 }
 
-std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens) {
-  const auto kv = [](const StackConfig& stack, std::int64_t width, std::int64_t units) {
+std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element) {
+  const auto kv = [element](const StackConfig& stack, std::int64_t width, std::int64_t units) {
     const std::int64_t kept = stack.window > 0 ? std::min(stack.window, units) : units;
-    return 4 * 2 * stack.layers * stack.kv_heads * (width / stack.heads) * kept;
+    return element * 2 * stack.layers * stack.kv_heads * (width / stack.heads) * kept;
   };
   if (config.type == ModelType::vanilla) return kv(config.stack, config.dim, max_tokens);
-  std::int64_t bytes = 4 * config.width(config.num_levels()) + 4 * config.lookback * config.dim;
+  std::int64_t bytes = element * (config.width(config.num_levels()) + config.lookback * config.dim);
   for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
     const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
     const std::int64_t span = config.cumulative_chunk(l);

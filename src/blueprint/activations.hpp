@@ -23,26 +23,33 @@ struct StackShape {
   bool trimmed() const { return outputs < positions; }              // in the last layer
 };
 
+// `element` below: bytes of an activation, 4 in f32 and 2 in bf16. Reciprocal norms, log-sum-exps and positions take 4
+// always.
+inline constexpr std::int64_t f32_bytes = 4;
+
 // Bytes in an arena (each allocation rounded up to its alignment, 256).
 inline constexpr std::int64_t arena_alignment = 256;
 std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size);
 
 std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                               const StackShape& shape);
-std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape);
-std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape);
+                               const StackShape& shape, std::int64_t element = f32_bytes);
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
+                                         std::int64_t element = f32_bytes);
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
+                                          std::int64_t element = f32_bytes);
 // Scratch of a forward pass that saves nothing: one layer's activations besides.
 std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                                   const StackShape& shape);
+                                   const StackShape& shape, std::int64_t element = f32_bytes);
 
 // Everything forward_backward takes from the model's arena for B sequences of T tokens.
-std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
+std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
+                                       std::int64_t element = f32_bytes);
 // The same of a part of a PHOTON model whose decoders take `groups` top-level groups of them.
 std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange& modules, std::int64_t batch,
-                                    std::int64_t tokens, std::int64_t groups);
+                                    std::int64_t tokens, std::int64_t groups, std::int64_t element = f32_bytes);
 
 // Caches of one slot of `max_tokens` tokens in incremental decoding: encoder (ring where windowed) and start-up
 // latents.
-std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens);
+std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element = f32_bytes);
 
 }  // namespace photon

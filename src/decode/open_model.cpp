@@ -11,7 +11,7 @@ std::int32_t start_token(const ModelConfig& config, const Tokenizer* tokenizer) 
   return tokenizer->bos() >= 0 ? tokenizer->bos() : tokenizer->eos();
 }
 
-OpenModel open_model(const std::filesystem::path& path) {
+OpenModel open_model(const std::filesystem::path& path, Space space, DType dtype) {
   const LoadedModel loaded = resolve_model(path);
   OpenModel open;
   open.folder = loaded.folder;
@@ -25,15 +25,16 @@ OpenModel open_model(const std::filesystem::path& path) {
           "put the tokenizer that the model was trained with into the folder");
     }
   }
-  open.model = make_model(loaded.config, Space::host, start_token(loaded.config, open.tokenizer.get()));
+  open.model = make_model(loaded.config, space, start_token(loaded.config, open.tokenizer.get()), dtype);
   copy(loaded.parameters.flat(), open.model->parameters().flat());
+  open.model->parameters().refresh_working_copy();
   return open;
 }
 
-OpenModel fresh_model(const ModelConfig& config, std::uint64_t seed) {
+OpenModel fresh_model(const ModelConfig& config, std::uint64_t seed, Space space, DType dtype) {
   OpenModel open;
   if (config.tokenizer == "byte") open.tokenizer = make_tokenizer(config.tokenizer);
-  open.model = make_model(config, Space::host, start_token(config, open.tokenizer.get()));
+  open.model = make_model(config, space, start_token(config, open.tokenizer.get()), dtype);
   initialize(open.model->parameters(), seed);
   return open;
 }

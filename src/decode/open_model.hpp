@@ -20,11 +20,12 @@ struct OpenModel {
 };
 
 // From what --model names (checkpoint/checkpoint.hpp). Errors: InputError for a folder that holds no model, or a
-// tokenizer with more ids than the model has.
-OpenModel open_model(const std::filesystem::path& path);
+// tokenizer with more ids than the model has. `space` and `dtype` as make_model() takes them.
+OpenModel open_model(const std::filesystem::path& path, Space space = Space::host, DType dtype = DType::f32);
 
 // With fresh weights: for measurements.
-OpenModel fresh_model(const ModelConfig& config, std::uint64_t seed);
+OpenModel fresh_model(const ModelConfig& config, std::uint64_t seed, Space space = Space::host,
+                      DType dtype = DType::f32);
 
 // What stands before the first token of a vanilla model.
 std::int32_t start_token(const ModelConfig& config, const Tokenizer* tokenizer);

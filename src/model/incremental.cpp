@@ -20,8 +20,8 @@ std::unique_ptr<IncrementalDecoder> make_incremental_decoder(Model& model, const
   return std::make_unique<PhotonDecoder>(*photon, ctx, num_slots, max_tokens);
 }
 
-std::int64_t slot_cache_bytes(const ModelConfig& config, std::int64_t max_tokens) {
-  return decode_cache_bytes(config, max_tokens);
+std::int64_t slot_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, DType dtype) {
+  return decode_cache_bytes(config, max_tokens, element_bytes(dtype));
 }
 
 void require_recgen(const ModelConfig& config) {
@@ -75,19 +75,19 @@ Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch,
 
   const std::int64_t chunk = config.levels[0].chunk;
   const std::int64_t max_chunks = length / chunk;
-  Arena arena(
-      ctx.space,
-      photon.decode_groups_bytes(1, max_chunks) + 2 * arena_bytes(length * config.dim, 4) + arena_bytes(length, 4),
-      "RecGen's likelihood");
+  Arena arena(ctx.space,
+              photon.decode_groups_bytes(1, max_chunks) +
+                  2 * arena_bytes(length * config.dim, element_bytes(model.dtype())) + arena_bytes(length, 4),
+              "RecGen's likelihood");
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const ArenaScope scope(arena);
     const std::int64_t count = length - starts[i];  // positions, whole groups
     std::vector<std::int32_t> own(static_cast<std::size_t>(count), 0);
     const std::int32_t* const row = ids + slots[i] * tokens;
     std::copy(row + starts[i], row + tokens, own.begin());
-    const TensorView content = arena.allocate(DType::f32, {1, count, config.dim});
-    const TensorView y = arena.allocate(DType::f32, {count / chunk, chunk, config.dim});
-    embedding_forward(ctx, photon.tensors().embed, upload(arena, own), content.merge(0));
+    const TensorView content = arena.allocate(model.dtype(), {1, count, config.dim});
+    const TensorView y = arena.allocate(model.dtype(), {count / chunk, chunk, config.dim});
+    embedding_forward(ctx, photon.tensors().embed, upload(ctx, arena, own), content.merge(0));
     const TensorView c = latents.view().slice(0, static_cast<std::int64_t>(i), 1).merge(0).slice(0, 0, count / chunk);
     photon.decode_groups(ctx, arena, 1, c, content, y);
     copy_elements(ctx, y.merge(0).slice(0, 0, tokens - starts[i]),

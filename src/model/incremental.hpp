@@ -56,11 +56,11 @@ std::unique_ptr<IncrementalDecoder> make_incremental_decoder(Model& model, const
                                                              std::int64_t max_tokens);
 
 // Bytes of caches one slot of `max_tokens` tokens takes.
-std::int64_t slot_cache_bytes(const ModelConfig& config, std::int64_t max_tokens);
+std::int64_t slot_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, DType dtype = DType::f32);
 
-// Y(0) [B, T, D_0] under RecGen's likelihood (docs/model.md): row b's first prompt_tokens[b] tokens are the prompt;
-// tokens before it, rounded up to whole groups, follow HierGen's rule, later ones the latents rolled out from there,
-// teacher-forced inside their own chunk only. Errors: InputError unless L >= 2 and lookback = 0.
+// Y(0) [B, T, D_0] in the model's dtype under RecGen's likelihood (docs/model.md): row b's first prompt_tokens[b]
+// tokens are the prompt; tokens before it, rounded up to whole groups, follow HierGen's rule, later ones the latents
+// rolled out from there, teacher-forced inside their own chunk only. Errors: InputError unless L >= 2 and lookback = 0.
 Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch, std::span<const std::int64_t> prompt_tokens);
 
 // InputError naming what this model lacks for RecGen; returns when it can.

@@ -18,16 +18,19 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   return *this;
 }
 
-Model::Model(const ModelConfig& config, Space space) : config_(config), parameters_(config, space) {}
-
-TensorView Model::head_weight() const {
-  if (!config_.tie_embeddings) return parameters_.view("lm_head.weight");
-  return parameters_.view(config_.type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight");
+Model::Model(const ModelConfig& config, Space space, DType dtype)
+    : config_(config), dtype_(dtype), parameters_(config, space) {
+  parameters_.make_working_copy(dtype);
 }
 
-std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token) {
-  if (config.type == ModelType::vanilla) return std::make_unique<VanillaModel>(config, space, start_token);
-  return std::make_unique<PhotonModel>(config, space);
+TensorView Model::head_weight() const {
+  if (!config_.tie_embeddings) return parameters_.working_view("lm_head.weight");
+  return parameters_.working_view(config_.type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight");
+}
+
+std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype) {
+  if (config.type == ModelType::vanilla) return std::make_unique<VanillaModel>(config, space, start_token, dtype);
+  return std::make_unique<PhotonModel>(config, space, dtype);
 }
 
 std::int64_t count_tokens(const Batch& batch) {
@@ -44,8 +47,8 @@ std::vector<std::int64_t> unpadded_units(const ModelConfig& config, std::int64_t
   return units;
 }
 
-std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
-  return training_activation_bytes(config, batch, tokens);
+std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens, DType dtype) {
+  return training_activation_bytes(config, batch, tokens, element_bytes(dtype));
 }
 
 }  // namespace photon

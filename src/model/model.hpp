@@ -45,7 +45,8 @@ class Model {
   const ModelConfig& config() const { return config_; }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
-  TensorView head_weight() const;  // [V, D_0]; the embedding when tied
+  TensorView head_weight() const;         // [V, D_0] as ops read it; the embedding when tied
+  DType dtype() const { return dtype_; }  // of activations, caches and the weights that ops read: f32, or bf16
 
   // Adds the gradients of the scaled loss to `gradients` and returns the unscaled sums. The counts of a batch are known
   // before: count_tokens() and unpadded_units().
@@ -57,28 +58,37 @@ class Model {
   virtual LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec,
                             const TensorView& token_loss, const TensorView& argmax) = 0;
 
-  // Teacher-forced Y(0) [B, T, D_0]: what the head reads.
+  // Teacher-forced Y(0) [B, T, D_0] in dtype(): what the head reads.
   virtual Tensor hidden(const Context& ctx, const Batch& batch) = 0;
 
   // The most activation memory any call has used so far, bytes.
   virtual std::int64_t arena_peak() const = 0;
 
  protected:
-  Model(const ModelConfig& config, Space space);
+  Model(const ModelConfig& config, Space space, DType dtype);
 
   ModelConfig config_;
+  DType dtype_;
   Parameters parameters_;
 };
 
 // Photon or Vanilla by config.type, with zero weights. `start_token`: what vanilla reads before the first token (bos,
-// or eos where the tokenizer has none); ignored by photon.
-std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token);
+// or eos where the tokenizer has none); ignored by photon. bf16 needs the device: weights stay f32 there, with a bf16
+// working copy that follows whoever changes them (Parameters::refresh_working_copy).
+std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token,
+                                  DType dtype = DType::f32);
 
 // Tokens of the batch that count, and units of each level l = 1 .. L-1 that hold no padding in B sequences of T tokens.
 std::int64_t count_tokens(const Batch& batch);
 std::vector<std::int64_t> unpadded_units(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
 
 // Bytes of activations and scratch that forward_backward needs for B x T tokens: what the model's arena will take.
-std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
+std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
+                                  DType dtype = DType::f32);
+
+// Bytes of an activation, as blueprint/activations.hpp counts.
+inline std::int64_t element_bytes(DType dtype) {
+  return static_cast<std::int64_t>(size_of(dtype));
+}
 
 }  // namespace photon

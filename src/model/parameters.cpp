@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/elementwise.hpp"
 #include "support/random.hpp"
 
 namespace photon {
@@ -27,9 +28,33 @@ const ParameterSpec& Parameters::spec(const std::string& name) const {
   return specs_[found->second];
 }
 
-TensorView Parameters::view(const std::string& name) const {
+TensorView Parameters::view_in(const TensorView& flat, const std::string& name) const {
   const ParameterSpec& s = spec(name);
-  return flat().slice(0, s.offset, s.numel()).reshape(shape_of(s));
+  return flat.slice(0, s.offset, s.numel()).reshape(shape_of(s));
+}
+
+TensorView Parameters::view(const std::string& name) const {
+  return view_in(flat(), name);
+}
+
+TensorView Parameters::working_view(const std::string& name) const {
+  return view_in(working(), name);
+}
+
+void Parameters::make_working_copy(DType dtype) {
+  if (dtype == DType::f32) return;
+  PHOTON_EXPECT(dtype == DType::bf16 && flat().space() == Space::device, "a {} copy of parameters in {} memory",
+                name_of(dtype), name_of(flat().space()));
+  working_ = Tensor(Space::device, dtype, flat().shape(), "the working copy of the weights");
+}
+
+void Parameters::refresh_working_copy() {
+  if (!working_.view()) return;
+  Context ctx;
+  ctx.space = Space::device;
+  device::synchronize(ctx.stream);
+  copy_elements(ctx, flat(), working_);
+  device::synchronize(ctx.stream);
 }
 
 TensorView Parameters::fused(const std::string& first, const std::string& last) const {
@@ -42,10 +67,17 @@ TensorView Parameters::fused(const std::string& first, const std::string& last) 
   std::int64_t parts = 0;
   for (std::size_t i = index_.at(first); i <= index_.at(last); ++i) parts += specs_[i].numel();
   PHOTON_EXPECT(parts == count, "{} .. {} has gaps", first, last);
-  return flat().slice(0, a.offset, count).reshape({count / columns, columns});
+  return working().slice(0, a.offset, count).reshape({count / columns, columns});
 }
 
 void initialize(Parameters& parameters, std::uint64_t seed) {
+  if (parameters.flat().space() == Space::device) {
+    Parameters host(parameters.specs(), Space::host, "fresh weights");
+    initialize(host, seed);
+    copy(host.flat(), parameters.flat());
+    parameters.refresh_working_copy();
+    return;
+  }
   for (const ParameterSpec& spec : parameters.specs()) {
     auto* const values = parameters.view(spec.name).host<float>();
     const std::uint64_t stream = hash_name(spec.name);

@@ -1,4 +1,5 @@
-// A flat fp32 buffer with named views: parameters, their gradients, or an optimizer moment.
+// A flat fp32 buffer with named views: parameters, their gradients, or an optimizer moment. Parameters that ops read in
+// bf16 have a working copy of the same layout beside the fp32 masters.
 #pragma once
 
 #include <map>
@@ -25,19 +26,32 @@ class Parameters {
   // Errors: ContractError for an unknown name.
   TensorView view(const std::string& name) const;
   bool has(const std::string& name) const { return index_.count(name) != 0; }
-  // The run of matrices from `first` to `last` as one [sum of rows, in] matrix; they must lie gap-free behind each
-  // other.
+  // What ops read, in the dtype of the activations: views of the working copy, of the flat buffer itself where there is
+  // none. Norms are read as view().
+  TensorView working() const { return working_.view() ? working_.view() : flat(); }
+  TensorView working_view(const std::string& name) const;
+  // The run of matrices from `first` to `last` of working() as one [sum of rows, in] matrix; they must lie gap-free
+  // behind each other.
   TensorView fused(const std::string& first, const std::string& last) const;
+
+  // Sets a working copy aside, of zeros; nothing to do for f32. Errors: ContractError for bf16 on the host.
+  void make_working_copy(DType dtype);
+  // Rounds the values into the working copy, done when it returns. Whoever changes flat() calls it, or keeps
+  // working() in step otherwise.
+  void refresh_working_copy();
 
  private:
   const ParameterSpec& spec(const std::string& name) const;
+  TensorView view_in(const TensorView& flat, const std::string& name) const;
 
   std::vector<ParameterSpec> specs_;
   std::map<std::string, std::size_t> index_;
   Tensor buffer_;
+  Tensor working_;
 };
 
-// Fresh weights by the specs' distributions; each value a function of (seed, name, element). Host parameters only.
+// Fresh weights by the specs' distributions; each value a function of (seed, name, element), computed on the host
+// wherever the parameters lie. The working copy follows.
 void initialize(Parameters& parameters, std::uint64_t seed);
 
 }  // namespace photon

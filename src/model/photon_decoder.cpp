@@ -10,10 +10,6 @@
 namespace photon {
 namespace {
 
-TensorView floats(Arena& arena, const Shape& shape) {
-  return arena.allocate(DType::f32, shape);
-}
-
 std::vector<std::int32_t> iota(std::int64_t n) {
   std::vector<std::int32_t> indices(static_cast<std::size_t>(n));
   std::iota(indices.begin(), indices.end(), 0);
@@ -38,7 +34,7 @@ PhotonDecoder::PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_
     encoder_caches_.push_back(
         model_.level(l).encoder.make_cache(ctx.space, num_slots, window > 0 ? std::min(window, units) : units));
   }
-  latents_ = Tensor(ctx.space, DType::f32, {num_slots, config_.width(num_levels)}, "top-level latents");
+  latents_ = Tensor(ctx.space, model_.dtype(), {num_slots, config_.width(num_levels)}, "top-level latents");
 }
 
 PhotonDecoder::Rows PhotonDecoder::make_rows(std::span<const std::int64_t> slots) const {
@@ -64,16 +60,17 @@ KvCache& PhotonDecoder::local_cache(std::int64_t l, std::int64_t rows) {
 void PhotonDecoder::reserve_step(std::int64_t rows) {
   std::int64_t bytes = arena_bytes(rows * config_.vocab_size, 4) + 16 * arena_bytes(rows, 4);
   std::int64_t stack = 0;
+  const std::int64_t element = element_bytes(model_.dtype());
   for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
     const LevelConfig& c = level_config(l);
     const std::int64_t below = config_.width(l - 1);
     const std::int64_t prefix = c.prefix + config_.level_lookback(l);
     // Conditioning, prefix vectors, reconstruction, one unit, all units, the chunk, the encoder's output.
-    bytes += arena_bytes(rows * c.dim, 4) * 4 + arena_bytes(rows * prefix * below, 4) * 2 +
-             arena_bytes(rows * below, 4) * 3 + arena_bytes(rows * c.chunk * below, 4);
-    stack = std::max({stack, stack_inference_bytes(c.decoder, below, AttentionKind::group, {rows, prefix, 1}),
-                      stack_inference_bytes(c.decoder, below, AttentionKind::group, {rows, 1, 1}),
-                      stack_inference_bytes(c.encoder, c.dim, AttentionKind::stream, {rows, 1, 1})});
+    bytes += arena_bytes(rows * c.dim, element) * 4 + arena_bytes(rows * prefix * below, element) * 2 +
+             arena_bytes(rows * below, element) * 3 + arena_bytes(rows * c.chunk * below, element);
+    stack = std::max({stack, stack_inference_bytes(c.decoder, below, AttentionKind::group, {rows, prefix, 1}, element),
+                      stack_inference_bytes(c.decoder, below, AttentionKind::group, {rows, 1, 1}, element),
+                      stack_inference_bytes(c.encoder, c.dim, AttentionKind::stream, {rows, 1, 1}, element)});
   }
   ensure_arena(arena_, ctx_.space, bytes + stack, "decoding");
 }
@@ -91,11 +88,11 @@ void PhotonDecoder::copy_slot(std::int64_t from, std::int64_t to) {
   slots_.at(static_cast<std::size_t>(to)) = slots_.at(static_cast<std::size_t>(from));
   for (KvCache& cache : encoder_caches_) {
     for (std::size_t i = 0; i < cache.k.size(); ++i) {
-      copy(cache.k[i].view().slice(0, from, 1), cache.k[i].view().slice(0, to, 1));
-      copy(cache.v[i].view().slice(0, from, 1), cache.v[i].view().slice(0, to, 1));
+      copy(ctx_.stream, cache.k[i].view().slice(0, from, 1), cache.k[i].view().slice(0, to, 1));
+      copy(ctx_.stream, cache.v[i].view().slice(0, from, 1), cache.v[i].view().slice(0, to, 1));
     }
   }
-  copy(latents_.view().slice(0, from, 1), latents_.view().slice(0, to, 1));
+  copy(ctx_.stream, latents_.view().slice(0, from, 1), latents_.view().slice(0, to, 1));
 }
 
 void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
@@ -119,18 +116,19 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
   }
   std::int64_t bytes = arena_bytes(n * longest, 4);
   std::int64_t stack = 0;
+  const std::int64_t element = element_bytes(model_.dtype());
   for (std::int64_t l = 0; l <= config_.num_levels(); ++l) {
     const std::int64_t units = longest / config_.cumulative_chunk(l);
-    bytes += 2 * arena_bytes(n * units * config_.width(l), 4);
+    bytes += 2 * arena_bytes(n * units * config_.width(l), element);
     if (l > 0) {
       stack = std::max(stack, stack_inference_bytes(level_config(l).encoder, config_.width(l), AttentionKind::stream,
-                                                    {n, units, units}));
+                                                    {n, units, units}, element));
     }
   }
   ensure_arena(arena_, ctx_.space, bytes + stack, "encoding prompts");
   const ArenaScope scope(arena_);
   TensorView below = floats(arena_, {n * longest, config_.dim});
-  embedding_forward(ctx_, model_.tensors().embed, upload(arena_, padded), below);
+  embedding_forward(ctx_, model_.tensors().embed, upload(ctx_, arena_, padded), below);
   TensorView x;
   for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
     const LevelTensors& w = level_tensors(l);
@@ -158,7 +156,7 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
     slot.recent.assign(prompts[i].end() - kept, prompts[i].end());
     const TensorView last =
         x.slice(0, static_cast<std::int64_t>(i), 1).merge(0).slice(0, length / group_tokens() - 1, 1);
-    copy(last, latents_.view().slice(0, slots[i], 1));
+    copy(ctx_.stream, last, latents_.view().slice(0, slots[i], 1));
   }
 }
 
@@ -167,9 +165,9 @@ void PhotonDecoder::gather_latents(const Rows& rows, const TensorView& c) const 
     const std::int64_t slot = rows.slots[static_cast<std::size_t>(i)];
     const TensorView to = c.slice(0, i, 1);
     if (slots_[static_cast<std::size_t>(slot)].length == 0) {
-      copy(model_.tensors().start_latent, to.merge(0));
+      copy(ctx_.stream, model_.tensors().start_latent, to.merge(0));
     } else {
-      copy(latents_.view().slice(0, slot, 1), to);
+      copy(ctx_.stream, latents_.view().slice(0, slot, 1), to);
     }
   }
 }
@@ -177,7 +175,7 @@ void PhotonDecoder::gather_latents(const Rows& rows, const TensorView& c) const 
 void PhotonDecoder::scatter_latents(const Rows& rows, const ConstTensorView& x) {
   for (std::int64_t i = 0; i < rows.count(); ++i) {
     const std::int64_t slot = rows.slots[static_cast<std::size_t>(i)];
-    copy(x.slice(0, i, 1), latents_.view().slice(0, slot, 1));
+    copy(ctx_.stream, x.slice(0, i, 1), latents_.view().slice(0, slot, 1));
     Slot& s = slots_[static_cast<std::size_t>(slot)];
     s.length += group_tokens();
   }
@@ -206,7 +204,7 @@ void PhotonDecoder::local_start(std::int64_t l, const ConstTensorView& c, std::s
         if (index < 0) {
           fill(ctx_, to, 0.0F);
         } else {
-          copy(model_.tensors().embed.slice(0, slot.recent[static_cast<std::size_t>(index)], 1), to);
+          copy(ctx_.stream, model_.tensors().embed.slice(0, slot.recent[static_cast<std::size_t>(index)], 1), to);
         }
       }
     }
@@ -230,12 +228,12 @@ std::vector<std::int32_t> PhotonDecoder::choose_tokens(const ConstTensorView& y,
   const std::int64_t n = y.size(0);
   TensorView logits;
   if (chooser.needs_logits(offset)) {
-    logits = floats(arena_, {n, config_.vocab_size});
+    logits = arena_.allocate(DType::f32, {n, config_.vocab_size});
     linear_forward(ctx_, y.reshape({n, config_.dim}), model_.tensors().head, logits);
   }
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(n), 0);
   chooser.choose(offset, logits, tokens);
-  embedding_forward(ctx_, model_.tensors().embed, upload(arena_, tokens), x);
+  embedding_forward(ctx_, model_.tensors().embed, upload(ctx_, arena_, tokens), x);
   return tokens;
 }
 
@@ -322,7 +320,7 @@ Tensor PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std::int64_t
                   num_groups);
     s.coarse_only = true;
   }
-  Tensor current(ctx_.space, DType::f32, {n, num_groups * chunk, config_.width(top - 1)}, "coarse roll-out");
+  Tensor current(ctx_.space, model_.dtype(), {n, num_groups * chunk, config_.width(top - 1)}, "coarse roll-out");
   reserve_step(n);
   for (std::int64_t g = 0; g < num_groups && n > 0; ++g) {
     const ArenaScope scope(arena_);
@@ -339,7 +337,8 @@ Tensor PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std::int64_t
   constexpr std::int64_t max_rows = 1024;
   for (std::int64_t l = top - 1; l >= 2; --l) {
     const std::int64_t groups = current.shape()[1];
-    Tensor next(ctx_.space, DType::f32, {n, groups * level_config(l).chunk, config_.width(l - 1)}, "coarse roll-out");
+    Tensor next(ctx_.space, model_.dtype(), {n, groups * level_config(l).chunk, config_.width(l - 1)},
+                "coarse roll-out");
     const TensorView c = current.view().merge(0);
     const TensorView y = next.view().reshape({n * groups, level_config(l).chunk, config_.width(l - 1)});
     for (std::int64_t begin = 0; begin < n * groups; begin += max_rows) {

@@ -15,7 +15,9 @@ class PhotonDecoder : public IncrementalDecoder {
   std::int64_t group_tokens() const override { return config_.group_tokens(); }
   std::int64_t num_slots() const override { return static_cast<std::int64_t>(slots_.size()); }
   std::int64_t max_tokens() const override { return max_tokens_; }
-  std::int64_t cache_bytes() const override { return num_slots() * slot_cache_bytes(config_, max_tokens_); }
+  std::int64_t cache_bytes() const override {
+    return num_slots() * slot_cache_bytes(config_, max_tokens_, model_.dtype());
+  }
   std::int64_t length(std::int64_t slot) const override { return slots_.at(static_cast<std::size_t>(slot)).length; }
   void clear(std::int64_t slot) override;
   void copy_slot(std::int64_t from, std::int64_t to) override;
@@ -25,6 +27,9 @@ class PhotonDecoder : public IncrementalDecoder {
   void decode_chunks(const ConstTensorView& conditioning, TokenChooser& chooser) override;
 
  private:
+  // Room for activations.
+  TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(model_.dtype(), shape); }
+
   struct Slot {
     std::int64_t length = 0;          // tokens
     std::vector<std::int32_t> units;  // units each encoder has seen, l = 1 .. L at [l - 1]

@@ -9,14 +9,6 @@
 #include "kernels/linear.hpp"
 
 namespace photon {
-namespace {
-
-TensorView floats(Arena& arena, const Shape& shape) {
-  return arena.allocate(DType::f32, shape);
-}
-
-}  // namespace
-
 std::int64_t padded_length(const ModelConfig& config, std::int64_t tokens) {
   const std::int64_t group = config.group_tokens();
   return (tokens + group - 1) / group * group;
@@ -28,15 +20,15 @@ void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* wha
   arena = Arena(space, bytes, what);
 }
 
-PhotonModel::PhotonModel(const ModelConfig& config, Space space)
-    : Model(config, space), stage_(config, all_modules(config)), tensors_(bind(parameters_)) {}
+PhotonModel::PhotonModel(const ModelConfig& config, Space space, DType dtype)
+    : Model(config, space, dtype), stage_(config, all_modules(config), dtype), tensors_(bind(parameters_)) {}
 
 LossSums PhotonModel::forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
                                        const RecLossOptions& rec, Parameters& gradients) {
-  ensure_arena(arena_, ctx.space, training_activation_bytes(config_, batch.tokens.size(0), batch.tokens.size(1)),
+  ensure_arena(arena_, ctx.space, training_arena_bytes(config_, batch.tokens.size(0), batch.tokens.size(1), dtype_),
                "training activations");
   const ArenaScope scope(arena_);
-  PhotonStage::Pass pass = stage_.begin(arena_, batch, all_groups(config_, batch));
+  PhotonStage::Pass pass = stage_.begin(ctx, arena_, batch, all_groups(config_, batch));
   stage_.forward(ctx, arena_, tensors_, pass);
   stage_.begin_backward(ctx, arena_, pass);
   return stage_.backward(ctx, arena_, tensors_, bind(gradients), pass, scales, rec);
@@ -54,8 +46,9 @@ std::int64_t PhotonModel::decode_groups_bytes(std::int64_t l, std::int64_t group
   const LevelConfig& c = config_.levels[static_cast<std::size_t>(l - 1)];
   const std::int64_t below = config_.width(l - 1);
   const StackShape shape{groups, config_.decoder_positions(l), c.chunk};
-  return arena_bytes(shape.rows() * below, 4) + arena_bytes(groups * c.prefix * below, 4) +
-         stack_inference_bytes(c.decoder, below, AttentionKind::group, shape);
+  const std::int64_t element = element_bytes(dtype_);
+  return arena_bytes(shape.rows() * below, element) + arena_bytes(groups * c.prefix * below, element) +
+         stack_inference_bytes(c.decoder, below, AttentionKind::group, shape, element);
 }
 
 void PhotonModel::decode_groups(const Context& ctx, Arena& arena, std::int64_t l, const ConstTensorView& c,
@@ -77,14 +70,16 @@ std::int64_t PhotonModel::inference_bytes(std::int64_t batch, std::int64_t token
   const std::int64_t n = batch * length;
   std::int64_t kept = 4 * arena_bytes(n, 4);  // ids, mask, token losses, argmax
   std::int64_t scratch = 0;
+  const std::int64_t element = element_bytes(dtype_);
   for (std::int64_t l = 0; l <= config_.num_levels(); ++l) {
     // X(l), Y(l) (or c(L)), the chunker's output and a mask of units.
-    kept += 4 * arena_bytes(batch * (length / config_.cumulative_chunk(l)) * config_.width(l), 4);
+    kept += 4 * arena_bytes(batch * (length / config_.cumulative_chunk(l)) * config_.width(l), element);
     if (l == 0) continue;
     const LevelConfig& c = config_.levels[static_cast<std::size_t>(l - 1)];
     const std::int64_t units = length / config_.cumulative_chunk(l);
-    scratch = std::max({scratch, decode_groups_bytes(l, batch * units),
-                        stack_inference_bytes(c.encoder, c.dim, AttentionKind::stream, {batch, units, units})});
+    scratch =
+        std::max({scratch, decode_groups_bytes(l, batch * units),
+                  stack_inference_bytes(c.encoder, c.dim, AttentionKind::stream, {batch, units, units}, element)});
   }
   return kept + scratch;
 }
@@ -95,7 +90,7 @@ PhotonModel::Pass PhotonModel::run(const Context& ctx, const Batch& batch) {
   const auto at = [](std::int64_t l) { return static_cast<std::size_t>(l); };
   Pass pass;
   pass.shape = group_batch(config_, batch, all_groups(config_, batch));
-  pass.tokens = pad_tokens(arena_, batch, pass.shape, config_);
+  pass.tokens = pad_tokens(ctx, arena_, batch, pass.shape, config_);
   pass.x.resize(at(num_levels + 1));
   pass.y.resize(at(num_levels));
   const GroupBatch& p = pass.shape;
@@ -129,16 +124,16 @@ LossSums PhotonModel::evaluate(const Context& ctx, const Batch& batch, const Rec
   LossSums sums;
   sums.num_tokens = pass.tokens.num_counted;
   sums.num_units = unpadded_units(config_, p.batch, p.tokens);
-  const TensorView loss = token_loss ? floats(arena_, {p.batch, p.length}) : TensorView();
+  const TensorView loss = token_loss ? arena_.allocate(DType::f32, {p.batch, p.length}) : TensorView();
   const TensorView best = argmax ? arena_.allocate(DType::i32, {p.batch, p.length}) : TensorView();
   const std::int64_t n = p.batch * p.length;
   sums.ce = head_loss_forward(ctx, rows(pass.y[0]), tensors_.head, pass.tokens.ids, pass.tokens.mask,
                               loss ? loss.reshape({n}) : loss, best ? best.reshape({n}) : best);
-  if (token_loss) copy(loss.slice(1, 0, p.tokens), token_loss);
-  if (argmax) copy(best.slice(1, 0, p.tokens), argmax);
+  if (token_loss) copy(ctx.stream, loss.slice(1, 0, p.tokens), token_loss);
+  if (argmax) copy(ctx.stream, best.slice(1, 0, p.tokens), argmax);
   for (std::int64_t l = 1; l < config_.num_levels(); ++l) {
     const ArenaScope mask_scope(arena_);
-    const TensorView mask = whole_units(arena_, config_, l, p).mask;
+    const TensorView mask = whole_units(ctx, arena_, config_, l, p).mask;
     const auto i = static_cast<std::size_t>(l);
     sums.rec.push_back(rec_loss_forward(ctx, to_distance(rec.kind), rows(pass.y[i]), rows(pass.x[i]), mask));
   }
@@ -148,7 +143,7 @@ LossSums PhotonModel::evaluate(const Context& ctx, const Batch& batch, const Rec
 Tensor PhotonModel::hidden(const Context& ctx, const Batch& batch) {
   const ArenaScope scope(arena_);
   const Pass pass = run(ctx, batch);
-  Tensor out(ctx.space, DType::f32, {pass.shape.batch, pass.shape.tokens, config_.dim}, "hidden states");
+  Tensor out(ctx.space, dtype_, {pass.shape.batch, pass.shape.tokens, config_.dim}, "hidden states");
   copy_elements(ctx, pass.y[0].slice(1, 0, pass.shape.tokens), out);
   return out;
 }
@@ -158,7 +153,7 @@ PhotonModel::States PhotonModel::states(const Context& ctx, const Batch& batch) 
   const Pass pass = run(ctx, batch);
   States states;
   const auto keep = [&](const TensorView& view) {
-    Tensor tensor(ctx.space, DType::f32, view.shape(), "states");
+    Tensor tensor(ctx.space, dtype_, view.shape(), "states");
     copy_elements(ctx, view, tensor);
     return tensor;
   };

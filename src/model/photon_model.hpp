@@ -9,7 +9,7 @@ namespace photon {
 
 class PhotonModel : public Model {
  public:
-  PhotonModel(const ModelConfig& config, Space space);
+  PhotonModel(const ModelConfig& config, Space space, DType dtype = DType::f32);
 
   LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales, const RecLossOptions& rec,
                             Parameters& gradients) override;
@@ -38,6 +38,8 @@ class PhotonModel : public Model {
  private:
   // The teacher-forced pass without saving; arena memory.
   struct Pass;
+  // Room for activations.
+  TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
   Pass run(const Context& ctx, const Batch& batch);
   std::int64_t inference_bytes(std::int64_t batch, std::int64_t tokens) const;
 

@@ -10,12 +10,15 @@
 namespace photon {
 namespace {
 
-TensorView floats(Arena& arena, const Shape& shape) {
-  return arena.allocate(DType::f32, shape);
-}
-
 std::size_t at(std::int64_t l) {
   return static_cast<std::size_t>(l);
+}
+
+// A mask, or its room alone where `all` count: the arena holds the same either way.
+TensorView upload_unless(bool all, const Context& ctx, Arena& arena, std::span<const std::uint8_t> mask) {
+  if (!all) return upload(ctx, arena, mask);
+  arena.allocate(DType::u8, {static_cast<std::int64_t>(mask.size())});
+  return {};
 }
 
 }  // namespace
@@ -52,7 +55,8 @@ GroupBatch group_batch(const ModelConfig& config, const Batch& batch, const Grou
   return shape;
 }
 
-PaddedTokens pad_tokens(Arena& arena, const Batch& batch, const GroupBatch& shape, const ModelConfig& config) {
+PaddedTokens pad_tokens(const Context& ctx, Arena& arena, const Batch& batch, const GroupBatch& shape,
+                        const ModelConfig& config) {
   const std::int64_t count = shape.groups.count * config.group_tokens();
   const std::int64_t first = shape.groups.begin * config.group_tokens();
   std::vector<std::int32_t> ids(at(count), 0);
@@ -68,13 +72,13 @@ PaddedTokens pad_tokens(Arena& arena, const Batch& batch, const GroupBatch& shap
     mask[at(i)] = counts == nullptr ? 1 : counts[b * shape.tokens + t];
     p.num_counted += mask[at(i)] != 0;
   }
-  p.ids = upload(arena, ids);
-  p.mask = arena.allocate(DType::u8, {count});
-  copy(host_view(mask.data(), {count}), p.mask);
+  p.ids = upload(ctx, arena, ids);
+  p.mask = upload_unless(p.num_counted == count, ctx, arena, mask);
   return p;
 }
 
-UnitMask whole_units(Arena& arena, const ModelConfig& config, std::int64_t l, const GroupBatch& shape) {
+UnitMask whole_units(const Context& ctx, Arena& arena, const ModelConfig& config, std::int64_t l,
+                     const GroupBatch& shape) {
   const std::int64_t span = config.cumulative_chunk(l);
   const std::int64_t units = shape.total_length / span;  // of a sequence
   const std::int64_t first = shape.groups.begin * config.group_tokens() / span;
@@ -85,37 +89,37 @@ UnitMask whole_units(Arena& arena, const ModelConfig& config, std::int64_t l, co
     whole[at(i)] = ((first + i) % units + 1) * span <= shape.tokens ? 1 : 0;
     result.count += whole[at(i)];
   }
-  result.mask = arena.allocate(DType::u8, {count});
-  copy(host_view(whole.data(), {count}), result.mask);
+  result.mask = upload_unless(result.count == count, ctx, arena, whole);
   return result;
 }
 
-PhotonStage::PhotonStage(const ModelConfig& config, const ModuleRange& modules)
-    : config_(config), modules_(modules), num_levels_(config.num_levels()) {
+PhotonStage::PhotonStage(const ModelConfig& config, const ModuleRange& modules, DType dtype)
+    : config_(config), modules_(modules), dtype_(dtype), num_levels_(config.num_levels()) {
   for (std::int64_t l = 1; l <= num_levels_; ++l) {
     const LevelConfig& c = config.levels[at(l - 1)];
     const std::string prefix = "levels." + std::to_string(l - 1) + ".";
     levels_.push_back(
-        {Stack(c.encoder, c.dim, config.norm_eps, AttentionKind::stream, prefix + "encoder.", false),
-         Stack(c.decoder, config.width(l - 1), config.norm_eps, AttentionKind::group, prefix + "decoder.", false)});
+        {Stack(c.encoder, c.dim, config.norm_eps, AttentionKind::stream, prefix + "encoder.", false, dtype),
+         Stack(c.decoder, config.width(l - 1), config.norm_eps, AttentionKind::group, prefix + "decoder.", false,
+               dtype)});
   }
 }
 
 PhotonTensors PhotonStage::bind(const Parameters& parameters) const {
   PhotonTensors t;
-  if (embeds()) t.embed = parameters.view("embed.weight");
-  if (has_encoder(num_levels_)) t.start_latent = parameters.view("start_latent");
-  if (has_decoder(1)) t.head = config_.tie_embeddings ? t.embed : parameters.view("lm_head.weight");
+  if (embeds()) t.embed = parameters.working_view("embed.weight");
+  if (has_encoder(num_levels_)) t.start_latent = parameters.working_view("start_latent");
+  if (has_decoder(1)) t.head = config_.tie_embeddings ? t.embed : parameters.working_view("lm_head.weight");
   t.levels.resize(levels_.size());
   for (std::int64_t l = 1; l <= num_levels_; ++l) {
     const std::string prefix = "levels." + std::to_string(l - 1) + ".";
     LevelTensors& level = t.levels[at(l - 1)];
     if (has_encoder(l)) {
-      level.chunker = parameters.view(prefix + "chunker.weight");
+      level.chunker = parameters.working_view(prefix + "chunker.weight");
       level.encoder = levels_[at(l - 1)].encoder.bind(parameters);
     }
     if (has_decoder(l)) {
-      level.converter = parameters.view(prefix + "converter.weight");
+      level.converter = parameters.working_view(prefix + "converter.weight");
       level.decoder = levels_[at(l - 1)].decoder.bind(parameters);
     }
   }
@@ -126,7 +130,8 @@ Shape PhotonStage::state_shape(const GroupBatch& shape, std::int64_t l) const {
   return {shape.batch, shape.units(config_, l), config_.width(l)};
 }
 
-PhotonStage::Pass PhotonStage::begin(Arena& arena, const Batch& batch, const GroupRange& groups) const {
+PhotonStage::Pass PhotonStage::begin(const Context& ctx, Arena& arena, const Batch& batch,
+                                     const GroupRange& groups) const {
   PHOTON_EXPECT(batch.tokens.rank() == 2 && batch.tokens.contiguous(), "tokens of shape {}",
                 batch.tokens.shape().str());
   if (batch.mask) expect_shape(batch.mask, batch.tokens.shape(), "the loss mask");
@@ -138,7 +143,7 @@ PhotonStage::Pass PhotonStage::begin(Arena& arena, const Batch& batch, const Gro
   pass.y.resize(at(num_levels_ + 1));
   pass.encoder_saved.resize(at(num_levels_));
   pass.decoder_saved.resize(at(num_levels_));
-  if (embeds()) pass.tokens = pad_tokens(arena, batch, pass.shape, config_);
+  if (embeds()) pass.tokens = pad_tokens(ctx, arena, batch, pass.shape, config_);
   for (std::int64_t l = 1; l <= num_levels_; ++l) {
     if (reads_x(l) && !makes_x(l)) pass.x[at(l)] = floats(arena, state_shape(pass.shape, l));
     if (reads_y(l) && !makes_y(l)) pass.y[at(l)] = floats(arena, state_shape(pass.shape, l));
@@ -191,7 +196,7 @@ void PhotonStage::forward(const Context& ctx, Arena& arena, const PhotonTensors&
 void PhotonStage::begin_backward(const Context& ctx, Arena& arena, Pass& pass) const {
   pass.whole.resize(at(num_levels_ - 1));
   for (std::int64_t l = 1; l < num_levels_; ++l) {
-    if (has_decoder(l + 1)) pass.whole[at(l - 1)] = whole_units(arena, config_, l, pass.shape);
+    if (has_decoder(l + 1)) pass.whole[at(l - 1)] = whole_units(ctx, arena, config_, l, pass.shape);
   }
   pass.dx.resize(pass.x.size());
   pass.dy.resize(pass.y.size());
@@ -284,7 +289,7 @@ LossSums PhotonStage::losses(const Context& ctx, Arena& arena, const PhotonTenso
   for (std::int64_t l = 1; l < num_levels_; ++l) {
     if (!has_decoder(l + 1)) continue;
     const ArenaScope scope(arena);
-    const UnitMask whole = whole_units(arena, config_, l, pass.shape);
+    const UnitMask whole = whole_units(ctx, arena, config_, l, pass.shape);
     sums.num_units[at(l - 1)] = whole.count;
     sums.rec[at(l - 1)] =
         rec_loss_forward(ctx, to_distance(rec.kind), rows(pass.y[at(l)]), rows(pass.x[at(l)]), whole.mask);

@@ -49,17 +49,19 @@ GroupRange all_groups(const ModelConfig& config, const Batch& batch);
 // Their tokens in the arena.
 struct PaddedTokens {
   TensorView ids;   // [B*T'] i32
-  TensorView mask;  // [B*T'] u8
+  TensorView mask;  // [B*T'] u8; empty where all count
   std::int64_t num_counted = 0;
 };
-PaddedTokens pad_tokens(Arena& arena, const Batch& batch, const GroupBatch& shape, const ModelConfig& config);
+PaddedTokens pad_tokens(const Context& ctx, Arena& arena, const Batch& batch, const GroupBatch& shape,
+                        const ModelConfig& config);
 
 // Which units of level l hold no padding: [B * M_l] u8 in the arena; and how many.
 struct UnitMask {
   TensorView mask;
   std::int64_t count = 0;
 };
-UnitMask whole_units(Arena& arena, const ModelConfig& config, std::int64_t l, const GroupBatch& shape);
+UnitMask whole_units(const Context& ctx, Arena& arena, const ModelConfig& config, std::int64_t l,
+                     const GroupBatch& shape);
 
 Distance to_distance(RecLossOptions::Kind kind);
 
@@ -71,9 +73,10 @@ BasicView<Const> rows(const BasicView<Const>& x) {
 
 class PhotonStage {
  public:
-  PhotonStage(const ModelConfig& config, const ModuleRange& modules);
+  PhotonStage(const ModelConfig& config, const ModuleRange& modules, DType dtype = DType::f32);
 
   const ModuleRange& modules() const { return modules_; }
+  DType dtype() const { return dtype_; }  // of the states X(l), Y(l) and all other activations
   LevelModules& level(std::int64_t l) { return levels_[static_cast<std::size_t>(l - 1)]; }
   // The hosted tensors; views of others are empty.
   PhotonTensors bind(const Parameters& parameters) const;
@@ -95,7 +98,7 @@ class PhotonStage {
   // In this order; everything is allocated in `arena` and stays until the caller rewinds it
   // (stage_activation_bytes() in all). First the tokens, and room for what other parts make and this one reads: X(l),
   // Y(l), c(L), for the caller to fill.
-  Pass begin(Arena& arena, const Batch& batch, const GroupRange& groups) const;
+  Pass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const;
   void forward(const Context& ctx, Arena& arena, const PhotonTensors& weights, Pass& pass);
   // Room for the gradients. The caller then adds those by dx(l) that other parts computed, and fills dy(l) where
   // another part reads Y(l) or c(L).
@@ -109,6 +112,8 @@ class PhotonStage {
                   const RecLossOptions& rec) const;
 
  private:
+  // Room for activations.
+  TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
   bool has_encoder(std::int64_t l) const { return modules_.contains(encoder_module(l)); }
   bool has_decoder(std::int64_t l) const { return modules_.contains(decoder_module(config_, l)); }
   bool embeds() const { return has_encoder(1) || has_decoder(1); }
@@ -125,6 +130,7 @@ class PhotonStage {
 
   ModelConfig config_;
   ModuleRange modules_;
+  DType dtype_;
   std::int64_t num_levels_;
   std::vector<LevelModules> levels_;
 };

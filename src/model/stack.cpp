@@ -13,7 +13,7 @@
 namespace photon {
 namespace {
 
-TensorView floats(Arena& arena, const Shape& shape) {
+TensorView full_floats(Arena& arena, const Shape& shape) {
   return arena.allocate(DType::f32, shape);
 }
 
@@ -28,44 +28,41 @@ BasicView<Const> output_rows(const BasicView<Const>& x, const StackShape& shape)
   return x.split(0, shape.sequences).slice(1, shape.positions - shape.outputs, shape.outputs);
 }
 
-// The positions [n] of the output rows, gathered: [m].
-TensorView output_positions(Arena& arena, const StackShape& shape, const ConstTensorView& positions) {
-  const TensorView gathered = arena.allocate(DType::i32, {shape.output_rows()});
-  copy(output_rows(positions, shape), gathered.split(0, shape.sequences));
-  return gathered;
+// The position of every row, or of the last `count` rows of each sequence alone: [S * count] i32.
+TensorView positions_of(const Context& ctx, Arena& arena, const StackShape& shape, std::int64_t count,
+                        const ConstTensorView& first) {
+  const TensorView positions = arena.allocate(DType::i32, {shape.sequences * count});
+  row_positions(ctx, first, shape.sequences, shape.positions - count, positions);
+  return positions;
 }
 
-// Position of every row: first[s] + index, for the last `count` of `positions` in each sequence.
-std::vector<std::int32_t> row_positions(const StackShape& shape, std::int64_t count,
-                                        std::span<const std::int32_t> first) {
-  std::vector<std::int32_t> positions;
-  positions.reserve(static_cast<std::size_t>(shape.sequences * count));
-  for (std::int64_t s = 0; s < shape.sequences; ++s) {
-    const std::int64_t start = first.empty() ? 0 : first[static_cast<std::size_t>(s)];
-    for (std::int64_t i = shape.positions - count; i < shape.positions; ++i) {
-      positions.push_back(static_cast<std::int32_t>(start + i));
-    }
-  }
-  return positions;
+template <class T>
+TensorView upload_values(const Context& ctx, Arena& arena, std::span<const T> values) {
+  const auto count = static_cast<std::int64_t>(values.size());
+  const TensorView view = arena.allocate(dtype_of<T>, {count});
+  copy(ctx.stream, host_view(values.data(), {count}), view);
+  return view;
 }
 
 }  // namespace
 
-TensorView upload(Arena& arena, std::span<const std::int32_t> values) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  const TensorView view = arena.allocate(DType::i32, {count});
-  copy(host_view(values.data(), {count}), view);
-  return view;
+TensorView upload(const Context& ctx, Arena& arena, std::span<const std::int32_t> values) {
+  return upload_values(ctx, arena, values);
+}
+
+TensorView upload(const Context& ctx, Arena& arena, std::span<const std::uint8_t> values) {
+  return upload_values(ctx, arena, values);
 }
 
 Stack::Stack(const StackConfig& config, std::int64_t width, double norm_eps, AttentionKind kind, std::string prefix,
-             bool vanilla)
+             bool vanilla, DType dtype)
     : config_(config),
       width_(width),
       norm_eps_(norm_eps),
       kind_(kind),
       prefix_(std::move(prefix)),
       vanilla_(vanilla),
+      dtype_(dtype),
       rope_(width / config.heads, config.rope_theta) {}
 
 StackTensors Stack::bind(const Parameters& parameters) const {
@@ -73,15 +70,17 @@ StackTensors Stack::bind(const Parameters& parameters) const {
   for (std::int64_t i = 0; i < config_.layers; ++i) {
     const LayerNames n = layer_names(prefix_, i, vanilla_);
     tensors.layers.push_back({parameters.view(n.attn_norm), parameters.fused(n.q_proj, n.v_proj),
-                              parameters.view(n.o_proj), parameters.view(n.mlp_norm),
-                              parameters.fused(n.gate_proj, n.up_proj), parameters.view(n.down_proj)});
+                              parameters.working_view(n.o_proj), parameters.view(n.mlp_norm),
+                              parameters.fused(n.gate_proj, n.up_proj), parameters.working_view(n.down_proj)});
   }
   tensors.norm = parameters.view(prefix_ + "norm.weight");
   return tensors;
 }
 
 StackShape Stack::shape_of(const ConstTensorView& x, const TensorView& out) const {
-  PHOTON_EXPECT(x.rank() == 3 && x.contiguous() && x.size(2) == width_, "a stack's input is {}", x.shape().str());
+  PHOTON_EXPECT(x.rank() == 3 && x.contiguous() && x.size(2) == width_ && x.dtype() == dtype_,
+                "a stack's input is {} {}, expected {} of width {}", name_of(x.dtype()), x.shape().str(),
+                name_of(dtype_), width_);
   PHOTON_EXPECT(out.rank() == 3 && out.contiguous() && out.size(0) == x.size(0) && out.size(1) >= 1 &&
                     out.size(1) <= x.size(1) && out.size(2) == width_,
                 "a stack's output is {} for {}", out.shape().str(), x.shape().str());
@@ -99,31 +98,32 @@ Stack::LayerSaved Stack::allocate_layer(Arena& arena, const StackShape& shape, b
   layer.mid = floats(arena, {m, width_});
   layer.gate_up = floats(arena, {m, 2 * config_.ffn});
   if (saving) {
-    layer.rstd1 = floats(arena, {n});
-    layer.rstd2 = floats(arena, {m});
-    if (kind_ == AttentionKind::stream) layer.lse = floats(arena, {shape.sequences, config_.heads, shape.positions});
+    layer.rstd1 = full_floats(arena, {n});
+    layer.rstd2 = full_floats(arena, {m});
+    if (kind_ == AttentionKind::stream)
+      layer.lse = full_floats(arena, {shape.sequences, config_.heads, shape.positions});
   }
   return layer;
 }
 
 void Stack::project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-                    const TensorView& h, const ConstTensorView& positions, const LayerSaved& layer) const {
+                    const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const {
   const std::int64_t kv_heads = config_.kv_heads;
   const std::int64_t hd = head_width();
   if (!trimmed) {
     linear_forward(ctx, h, w.qkv, layer.qkv);
     const TensorView qk = layer.qkv.slice(1, 0, width_ + kv_heads * hd).split(1, config_.heads + kv_heads);
-    rope(ctx, rope_, positions, qk, Rotation::forward);
+    rope(ctx, rope_, positions.all, qk, Rotation::forward);
     return;
   }
   linear_forward(ctx, h, w.qkv.slice(0, width_, 2 * kv_heads * hd), layer.qkv);
-  rope(ctx, rope_, positions, layer.qkv.slice(1, 0, kv_heads * hd).split(1, kv_heads), Rotation::forward);
+  rope(ctx, rope_, positions.all, layer.qkv.slice(1, 0, kv_heads * hd).split(1, kv_heads), Rotation::forward);
 
   const ArenaScope scope(arena);
   const TensorView rows = floats(arena, {shape.output_rows(), width_});
   copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
   linear_forward(ctx, rows, w.qkv.slice(0, 0, width_), layer.q);
-  rope(ctx, rope_, output_positions(arena, shape, positions), layer.q.split(1, config_.heads), Rotation::forward);
+  rope(ctx, rope_, positions.outputs, layer.q.split(1, config_.heads), Rotation::forward);
 }
 
 void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
@@ -161,13 +161,22 @@ void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved
   }
 }
 
-Stack::CacheIndex Stack::upload_index(Arena& arena, const StackShape& shape, const CacheUse& use) const {
+Stack::CacheIndex Stack::upload_index(const Context& ctx, Arena& arena, const StackShape& shape,
+                                      const CacheUse& use) const {
   if (use.cache == nullptr) return {};
   std::vector<std::int32_t> first(use.first.begin(), use.first.end());
   first.resize(static_cast<std::size_t>(shape.sequences), 0);
   std::vector<std::int32_t> output_first = first;
   for (std::int32_t& f : output_first) f += static_cast<std::int32_t>(shape.positions - shape.outputs);
-  return {upload(arena, use.slots), upload(arena, first), upload(arena, output_first)};
+  return {upload(ctx, arena, use.slots), upload(ctx, arena, first), upload(ctx, arena, output_first)};
+}
+
+Stack::RowPositions Stack::row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape,
+                                            const ConstTensorView& first) {
+  RowPositions positions;
+  positions.all = positions_of(ctx, arena, shape, shape.positions, first);
+  if (shape.trimmed()) positions.outputs = positions_of(ctx, arena, shape, shape.outputs, first);
+  return positions;
 }
 
 void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
@@ -189,7 +198,7 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
       if (i > 0) saved->layers[i].x = floats(arena, {n, width_});
     }
     saved->last = floats(arena, {shape.output_rows(), width_});
-    saved->rstd = floats(arena, {shape.output_rows()});
+    saved->rstd = full_floats(arena, {shape.output_rows()});
   }
 
   const ArenaScope scope(arena);
@@ -197,8 +206,8 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   const TensorView delta_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
   const TensorView carried = saving ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
-  const TensorView positions = upload(arena, row_positions(shape, shape.positions, use.first));
-  const CacheIndex where = upload_index(arena, shape, use);
+  const CacheIndex where = upload_index(ctx, arena, shape, use);
+  const RowPositions positions = row_positions_of(ctx, arena, shape, where.first);
 
   ConstTensorView stream = x.reshape({n, width_});  // [n, D] the layer's input
   for (std::size_t i = 0; i < num_layers; ++i) {
@@ -268,14 +277,14 @@ KvCache Stack::make_cache(Space space, std::int64_t slots, std::int64_t capacity
   cache.capacity = capacity;
   const Shape shape{slots, capacity, config_.kv_heads, head_width()};
   for (std::int64_t i = 0; i < config_.layers; ++i) {
-    cache.k.emplace_back(space, DType::f32, shape, "keys of " + prefix_);
-    cache.v.emplace_back(space, DType::f32, shape, "values of " + prefix_);
+    cache.k.emplace_back(space, dtype_, shape, "keys of " + prefix_);
+    cache.v.emplace_back(space, dtype_, shape, "values of " + prefix_);
   }
   return cache;
 }
 
 void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
-                               const StackShape& shape, const LayerSaved& layer, const ConstTensorView& positions,
+                               const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
                                const ConstTensorView& dattn, const TensorView& h, const TensorView& dh) const {
   const ArenaScope scope(arena);
   const std::int64_t s = shape.sequences;
@@ -301,17 +310,18 @@ void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTens
   }
 
   if (!trimmed) {
-    rope(ctx, rope_, positions, dqkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv), Rotation::backward);
+    rope(ctx, rope_, positions.all, dqkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv),
+         Rotation::backward);
     linear_backward_weight(ctx, dqkv, h, g.qkv);
     linear_backward_input(ctx, dqkv, w.qkv, dh);
     return;
   }
-  rope(ctx, rope_, positions, dqkv.slice(1, 0, kv_width).split(1, hkv), Rotation::backward);
+  rope(ctx, rope_, positions.all, dqkv.slice(1, 0, kv_width).split(1, hkv), Rotation::backward);
   linear_backward_weight(ctx, dqkv, h, g.qkv.slice(0, width_, 2 * kv_width));
   linear_backward_input(ctx, dqkv, w.qkv.slice(0, width_, 2 * kv_width), dh);
 
   const std::int64_t m = shape.output_rows();
-  rope(ctx, rope_, output_positions(arena, shape, positions), dq_flat.split(1, config_.heads), Rotation::backward);
+  rope(ctx, rope_, positions.outputs, dq_flat.split(1, config_.heads), Rotation::backward);
   const TensorView rows = floats(arena, {m, width_});
   copy_elements(ctx, output_rows(h, shape), rows.split(0, s));
   linear_backward_weight(ctx, dq_flat, rows, g.qkv.slice(0, 0, width_));
@@ -327,7 +337,7 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   const TensorView h_all = floats(arena, {n, width_});
   const TensorView dh_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
-  const TensorView positions = upload(arena, row_positions(shape, shape.positions, {}));
+  const RowPositions positions = row_positions_of(ctx, arena, shape, {});
 
   // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed.
   const TensorView stream_all = dx.reshape({n, width_});

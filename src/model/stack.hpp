@@ -43,11 +43,13 @@ class Stack {
  public:
   // Group stacks (local decoders) attend inside short sequences with one dedicated op and have no window.
   Stack(const StackConfig& config, std::int64_t width, double norm_eps, AttentionKind kind, std::string prefix,
-        bool vanilla);
+        bool vanilla, DType dtype = DType::f32);
 
+  // Matrices as ops read them (Parameters::working()), norms in f32. Gradients have no working copy: all f32.
   StackTensors bind(const Parameters& parameters) const;
   const StackConfig& config() const { return config_; }
   std::int64_t width() const { return width_; }
+  DType dtype() const { return dtype_; }  // of activations and caches
 
   // What the backward pass needs of a forward pass; memory of the arena.
   struct LayerSaved {
@@ -106,19 +108,28 @@ class Stack {
   };
 
   StackShape shape_of(const ConstTensorView& x, const TensorView& out) const;
+  // Room for activations.
+  TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
+  // Positions of all rows [n], and of the output rows [m] where the last layer is trimmed; i32.
+  struct RowPositions {
+    TensorView all;
+    TensorView outputs;
+  };
+  static RowPositions row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape,
+                                       const ConstTensorView& first);
   LayerSaved allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving) const;
   // Runs all layers; saved == nullptr: nothing is kept.
   void run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
            const TensorView& out, Saved* saved, const CacheUse& use);
   // q, k, v of a layer from the normalised rows h, rotated.
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-               const TensorView& h, const ConstTensorView& positions, const LayerSaved& layer) const;
+               const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const;
   void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
               const CacheUse& use, const CacheIndex& where) const;
-  CacheIndex upload_index(Arena& arena, const StackShape& shape, const CacheUse& use) const;
+  CacheIndex upload_index(const Context& ctx, Arena& arena, const StackShape& shape, const CacheUse& use) const;
   // From dattn to the gradient dh of the normalised rows h (both [n, D]; dh is replaced); adds to g.qkv.
   void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
-                          const StackShape& shape, const LayerSaved& layer, const ConstTensorView& positions,
+                          const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
                           const ConstTensorView& dattn, const TensorView& h, const TensorView& dh) const;
 
   std::int64_t head_width() const { return width_ / config_.heads; }
@@ -129,10 +140,12 @@ class Stack {
   AttentionKind kind_;
   std::string prefix_;
   bool vanilla_;
+  DType dtype_;
   RopeTable rope_;
 };
 
-// Fresh i32 memory in the arena, holding `values`.
-TensorView upload(Arena& arena, std::span<const std::int32_t> values);
+// Fresh memory in the arena that holds `values` in the order of the context's stream.
+TensorView upload(const Context& ctx, Arena& arena, std::span<const std::int32_t> values);
+TensorView upload(const Context& ctx, Arena& arena, std::span<const std::uint8_t> values);
 
 }  // namespace photon

@@ -23,8 +23,8 @@ void VanillaDecoder::copy_slot(std::int64_t from, std::int64_t to) {
   if (from == to) return;
   slots_.at(static_cast<std::size_t>(to)) = slots_.at(static_cast<std::size_t>(from));
   for (std::size_t i = 0; i < cache_.k.size(); ++i) {
-    copy(cache_.k[i].view().slice(0, from, 1), cache_.k[i].view().slice(0, to, 1));
-    copy(cache_.v[i].view().slice(0, from, 1), cache_.v[i].view().slice(0, to, 1));
+    copy(ctx_.stream, cache_.k[i].view().slice(0, from, 1), cache_.k[i].view().slice(0, to, 1));
+    copy(ctx_.stream, cache_.v[i].view().slice(0, from, 1), cache_.v[i].view().slice(0, to, 1));
   }
 }
 
@@ -45,6 +45,8 @@ void VanillaDecoder::prefill(std::span<const std::int64_t> slots,
   }
   if (longest == 0) return;
   const std::int64_t dim = model_.config().dim;
+  const DType dtype = model_.dtype();
+  const std::int64_t element = element_bytes(dtype);
   std::vector<std::int32_t> inputs(static_cast<std::size_t>(n * longest), 0);
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     if (prompts[i].empty()) continue;
@@ -54,13 +56,13 @@ void VanillaDecoder::prefill(std::span<const std::int64_t> slots,
     slots_[static_cast<std::size_t>(slots[i])] = {lengths[i], prompts[i].back()};
   }
   const std::int64_t bytes =
-      arena_bytes(n * longest, 4) + 2 * arena_bytes(n * longest * dim, 4) +
-      stack_inference_bytes(model_.config().stack, dim, AttentionKind::stream, {n, longest, longest});
+      arena_bytes(n * longest, 4) + 2 * arena_bytes(n * longest * dim, element) +
+      stack_inference_bytes(model_.config().stack, dim, AttentionKind::stream, {n, longest, longest}, element);
   ensure_arena(arena_, ctx_.space, bytes, "encoding prompts");
   const ArenaScope scope(arena_);
-  const TensorView x = arena_.allocate(DType::f32, {n, longest, dim});
-  const TensorView y = arena_.allocate(DType::f32, {n, longest, dim});
-  embedding_forward(ctx_, model_.embedding(), upload(arena_, inputs), x.reshape({n * longest, dim}));
+  const TensorView x = arena_.allocate(dtype, {n, longest, dim});
+  const TensorView y = arena_.allocate(dtype, {n, longest, dim});
+  embedding_forward(ctx_, model_.embedding(), upload(ctx_, arena_, inputs), x.reshape({n * longest, dim}));
   model_.stack().prefill(ctx_, arena_, model_.weights(), x, cache_, ids, lengths, y);
 }
 
@@ -78,14 +80,15 @@ void VanillaDecoder::step_group(std::span<const std::int64_t> slots, TokenChoose
     inputs.push_back(s.pending);
     first.push_back(static_cast<std::int32_t>(s.length));
   }
-  const std::int64_t bytes = arena_bytes(n, 4) + 2 * arena_bytes(n * config.dim, 4) +
-                             arena_bytes(n * config.vocab_size, 4) +
-                             stack_inference_bytes(config.stack, config.dim, AttentionKind::stream, {n, 1, 1});
+  const std::int64_t bytes =
+      arena_bytes(n, 4) + 2 * arena_bytes(n * config.dim, element_bytes(model_.dtype())) +
+      arena_bytes(n * config.vocab_size, 4) +
+      stack_inference_bytes(config.stack, config.dim, AttentionKind::stream, {n, 1, 1}, element_bytes(model_.dtype()));
   ensure_arena(arena_, ctx_.space, bytes, "decoding");
   const ArenaScope scope(arena_);
-  const TensorView x = arena_.allocate(DType::f32, {n, 1, config.dim});
-  const TensorView y = arena_.allocate(DType::f32, {n, 1, config.dim});
-  embedding_forward(ctx_, model_.embedding(), upload(arena_, inputs), x.merge(0));
+  const TensorView x = arena_.allocate(model_.dtype(), {n, 1, config.dim});
+  const TensorView y = arena_.allocate(model_.dtype(), {n, 1, config.dim});
+  embedding_forward(ctx_, model_.embedding(), upload(ctx_, arena_, inputs), x.merge(0));
   model_.stack().step(ctx_, arena_, model_.weights(), x, cache_, ids, first, y);
   TensorView logits;
   if (chooser.needs_logits(0)) {

@@ -13,7 +13,9 @@ class VanillaDecoder : public IncrementalDecoder {
   std::int64_t group_tokens() const override { return 1; }
   std::int64_t num_slots() const override { return static_cast<std::int64_t>(slots_.size()); }
   std::int64_t max_tokens() const override { return max_tokens_; }
-  std::int64_t cache_bytes() const override { return num_slots() * slot_cache_bytes(model_.config(), max_tokens_); }
+  std::int64_t cache_bytes() const override {
+    return num_slots() * slot_cache_bytes(model_.config(), max_tokens_, model_.dtype());
+  }
   std::int64_t length(std::int64_t slot) const override { return slots_.at(static_cast<std::size_t>(slot)).length; }
   void clear(std::int64_t slot) override;
   void copy_slot(std::int64_t from, std::int64_t to) override;

@@ -9,7 +9,7 @@ namespace photon {
 
 class VanillaModel : public Model {
  public:
-  VanillaModel(const ModelConfig& config, Space space, std::int32_t start_token);
+  VanillaModel(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype = DType::f32);
 
   LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales, const RecLossOptions& rec,
                             Parameters& gradients) override;
@@ -25,7 +25,9 @@ class VanillaModel : public Model {
 
  private:
   // [start, t_0 .. t_{T-2}] of every sequence, [B*T] i32.
-  TensorView inputs(Arena& arena, const Batch& batch) const;
+  TensorView inputs(const Context& ctx, Arena& arena, const Batch& batch) const;
+  // Room for activations.
+  TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
   TensorView run(const Context& ctx, const Batch& batch);
 
   std::int32_t start_token_;

@@ -8,7 +8,10 @@ namespace photon {
 namespace device {
 void copy_memory(const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch,
                  std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows);  // bytes; a 2-D copy
-}
+// The same on a stream; contiguous host memory is read before it returns, host memory is written when it does.
+void queue_copy(Stream stream, const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch,
+                std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows);
+}  // namespace device
 
 namespace {
 
@@ -37,9 +40,9 @@ void copy_host(const ConstTensorView& from, const TensorView& to, std::int64_t e
   }
 }
 
-}  // namespace
-
-void copy(const ConstTensorView& from, const TensorView& to) {
+// Calls device_copy(from_pitch, to_pitch, row_bytes, rows) unless both views lie on the host.
+template <class DeviceCopy>
+void copy_views(const ConstTensorView& from, const TensorView& to, DeviceCopy&& device_copy) {
   PHOTON_EXPECT(from.shape() == to.shape() && from.dtype() == to.dtype(), "copy of {} {} to {} {}",
                 name_of(from.dtype()), from.shape().str(), name_of(to.dtype()), to.shape().str());
   if (from.numel() == 0) return;
@@ -54,12 +57,25 @@ void copy(const ConstTensorView& from, const TensorView& to) {
     return;
   }
   if (both_contiguous) {
-    device::copy_memory(from.data(), from.space(), to.data(), to.space(), from.bytes(), from.bytes(), from.bytes(), 1);
+    device_copy(from.bytes(), from.bytes(), from.bytes(), std::int64_t{1});
     return;
   }
   PHOTON_EXPECT(from.rank() == 2, "a strided device copy of {} (rank 2 only)", from.shape().str());
-  device::copy_memory(from.data(), from.space(), to.data(), to.space(), from.stride(0) * element,
-                      to.stride(0) * element, from.size(1) * element, from.size(0));
+  device_copy(from.stride(0) * element, to.stride(0) * element, from.size(1) * element, from.size(0));
+}
+
+}  // namespace
+
+void copy(const ConstTensorView& from, const TensorView& to) {
+  copy_views(from, to, [&](std::int64_t from_pitch, std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows) {
+    device::copy_memory(from.data(), from.space(), to.data(), to.space(), from_pitch, to_pitch, row_bytes, rows);
+  });
+}
+
+void copy(Stream stream, const ConstTensorView& from, const TensorView& to) {
+  copy_views(from, to, [&](std::int64_t from_pitch, std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows) {
+    device::queue_copy(stream, from.data(), from.space(), to.data(), to.space(), from_pitch, to_pitch, row_bytes, rows);
+  });
 }
 
 }  // namespace photon

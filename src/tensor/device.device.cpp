@@ -3,6 +3,10 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <array>
+#include <cstring>
+
 #include "tensor/cuda_check.hpp"
 
 namespace photon::device {
@@ -16,6 +20,53 @@ cudaStream_t to_cuda(Stream stream) {
 // it.
 void finish_default_stream() {
   PHOTON_CUDA_CHECK(cudaStreamSynchronize(nullptr));
+}
+
+// Pinned host memory through which small host tensors reach a stream: the caller's memory is free at once, and neither
+// side waits unless all slots are still on their way. One a thread.
+class Staging {
+ public:
+  static Staging& current() {
+    thread_local Staging staging;
+    return staging;
+  }
+
+  void send(Stream stream, const void* from, void* to, std::int64_t bytes) {
+    Slot& slot = slots_[next_];
+    next_ = (next_ + 1) % slots_.size();
+    if (slot.sent == nullptr) {
+      PHOTON_CUDA_CHECK(cudaEventCreateWithFlags(&slot.sent, cudaEventDisableTiming));
+    } else {
+      PHOTON_CUDA_CHECK(cudaEventSynchronize(slot.sent));
+    }
+    if (slot.bytes < bytes) {
+      if (slot.data != nullptr) PHOTON_CUDA_CHECK(cudaFreeHost(slot.data));
+      slot.data = nullptr;
+      slot.bytes = std::max<std::int64_t>(bytes, 4096);
+      PHOTON_CUDA_CHECK(cudaMallocHost(&slot.data, static_cast<std::size_t>(slot.bytes)));
+    }
+    std::memcpy(slot.data, from, static_cast<std::size_t>(bytes));
+    PHOTON_CUDA_CHECK(
+        cudaMemcpyAsync(to, slot.data, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, to_cuda(stream)));
+    PHOTON_CUDA_CHECK(cudaEventRecord(slot.sent, to_cuda(stream)));
+  }
+
+ private:
+  // Never given back: a thread may end after the CUDA runtime has.
+  struct Slot {
+    void* data = nullptr;
+    std::int64_t bytes = 0;
+    cudaEvent_t sent = nullptr;
+  };
+  std::array<Slot, 32> slots_;
+  std::size_t next_ = 0;
+};
+
+constexpr std::int64_t most_staged = std::int64_t{4} << 20;  // larger ones go directly and may wait
+
+cudaMemcpyKind kind_of(Space from, Space to) {
+  if (from == Space::host) return to == Space::host ? cudaMemcpyHostToHost : cudaMemcpyHostToDevice;
+  return to == Space::host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice;
 }
 
 }  // namespace
@@ -83,12 +134,38 @@ void synchronize(Stream stream) {
 
 void copy_memory(const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch,
                  std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows) {
-  const auto kind = from_space == Space::host
-                        ? (to_space == Space::host ? cudaMemcpyHostToHost : cudaMemcpyHostToDevice)
-                        : (to_space == Space::host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice);
-  PHOTON_CUDA_CHECK(cudaMemcpy2D(to, static_cast<std::size_t>(to_pitch), from, static_cast<std::size_t>(from_pitch),
-                                 static_cast<std::size_t>(row_bytes), static_cast<std::size_t>(rows), kind));
+  const cudaMemcpyKind kind = kind_of(from_space, to_space);
+  if (rows == 1) {  // a pitch is limited to 2 GiB
+    PHOTON_CUDA_CHECK(cudaMemcpy(to, from, static_cast<std::size_t>(row_bytes), kind));
+  } else {
+    PHOTON_CUDA_CHECK(cudaMemcpy2D(to, static_cast<std::size_t>(to_pitch), from, static_cast<std::size_t>(from_pitch),
+                                   static_cast<std::size_t>(row_bytes), static_cast<std::size_t>(rows), kind));
+  }
   finish_default_stream();
+}
+
+void queue_copy(Stream stream, const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch,
+                std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows) {
+  if (from_space == Space::host && rows == 1 && row_bytes <= most_staged) {
+    return Staging::current().send(stream, from, to, row_bytes);
+  }
+  const cudaMemcpyKind kind = kind_of(from_space, to_space);
+  if (rows == 1) {
+    PHOTON_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<std::size_t>(row_bytes), kind, to_cuda(stream)));
+  } else {
+    PHOTON_CUDA_CHECK(cudaMemcpy2DAsync(to, static_cast<std::size_t>(to_pitch), from,
+                                        static_cast<std::size_t>(from_pitch), static_cast<std::size_t>(row_bytes),
+                                        static_cast<std::size_t>(rows), kind, to_cuda(stream)));
+  }
+  // Pageable host memory may still be read, and host memory is not yet written.
+  if (from_space == Space::host || to_space == Space::host) synchronize(stream);
+}
+
+std::int64_t free_bytes() {
+  std::size_t free = 0;
+  std::size_t total = 0;
+  PHOTON_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return static_cast<std::int64_t>(free);
 }
 
 }  // namespace photon::device

@@ -31,11 +31,17 @@ void fill_bytes(void* data, int value, std::int64_t bytes);
 Stream make_stream();
 void destroy_stream(Stream stream) noexcept;
 void synchronize(Stream stream);
+std::int64_t free_bytes();  // of the current GPU's memory
 
 }  // namespace device
 
 // Copies between views of equal shape and dtype in any spaces; strides allowed on the host and, for rank <= 2, on the
 // device. Returns when the destination may be read on the host.
 void copy(const ConstTensorView& from, const TensorView& to);
+
+// The same in the order of a stream: what is queued before it is done first, what is queued behind it sees the copy.
+// From the host, `from` may be changed when this returns, and nothing waits; to the host, `to` may be read then.
+// Between host views it is a plain copy.
+void copy(Stream stream, const ConstTensorView& from, const TensorView& to);
 
 }  // namespace photon

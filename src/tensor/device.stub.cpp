@@ -26,6 +26,12 @@ void destroy_stream(Stream) noexcept {}
 void synchronize(Stream) {
   throw NotConfigured("a device stream", "CUDA");
 }
+std::int64_t free_bytes() {
+  throw NotConfigured("a GPU's memory", "CUDA");
+}
+void queue_copy(Stream, const void*, Space, void*, Space, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
+  throw NotConfigured("device memory", "CUDA");
+}
 void copy_memory(const void*, Space, void*, Space, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   throw NotConfigured("device memory", "CUDA");
 }

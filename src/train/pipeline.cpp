@@ -34,7 +34,7 @@ void PipelineRank::begin_step(BatchOf batch_of) {
   batch_of_ = std::move(batch_of);
 }
 
-PipelineRank::Flight& PipelineRank::flight(std::int64_t microbatch) {
+PipelineRank::Flight& PipelineRank::flight(const Context& ctx, std::int64_t microbatch) {
   Flight& flight = flights_[static_cast<std::size_t>(microbatch) % flights_.size()];
   if (flight.microbatch == microbatch) return flight;
   for (Sending& sending : flight.sendings) sending.wait();
@@ -47,12 +47,12 @@ PipelineRank::Flight& PipelineRank::flight(std::int64_t microbatch) {
   flight.sequences = batch.tokens.size(0);
   flight.groups_per_sequence = padded_length(config_, batch.tokens.size(1)) / config_.group_tokens();
   flight.groups = plan_.groups(rank_, flight.sequences, flight.groups_per_sequence);
-  if (flight.groups.count > 0) flight.pass = part_.begin(flight.arena, batch, flight.groups);
+  if (flight.groups.count > 0) flight.pass = part_.begin(ctx, flight.arena, batch, flight.groups);
   return flight;
 }
 
 void PipelineRank::forward(const Context& ctx, std::int64_t microbatch) {
-  Flight& f = flight(microbatch);
+  Flight& f = flight(ctx, microbatch);
   if (f.pass) part_.forward(ctx, f.arena, weights_, *f.pass);
 }
 
@@ -64,7 +64,7 @@ void PipelineRank::begin_backward(const Context& ctx, Flight& flight) {
 
 LossSums PipelineRank::backward(const Context& ctx, std::int64_t microbatch, const LossScales& scales,
                                 const RecLossOptions& rec, Parameters& gradients) {
-  Flight& f = flight(microbatch);
+  Flight& f = flight(ctx, microbatch);
   PHOTON_EXPECT(f.pass.has_value(), "rank {} has no groups of microbatch {}", rank_, microbatch);
   begin_backward(ctx, f);
   return part_.backward(ctx, f.arena, weights_, part_.bind(gradients), *f.pass, scales, rec);
@@ -95,13 +95,13 @@ TensorView PipelineRank::shared_rows(const Flight& flight, const Boundary& tenso
 }
 
 void PipelineRank::send(const Instruction& instruction) {
-  Flight& f = flight(instruction.microbatch);
+  Flight& f = flight({}, instruction.microbatch);
   const TensorView view = shared_rows(f, instruction.tensor, instruction.peer);
   if (view) f.sendings.push_back(all_.send(view, static_cast<int>(instruction.peer), tag_of(instruction)));
 }
 
 void PipelineRank::receive(const Context& ctx, const Instruction& instruction) {
-  Flight& f = flight(instruction.microbatch);
+  Flight& f = flight(ctx, instruction.microbatch);
   if (instruction.tensor.gradient) begin_backward(ctx, f);
   const TensorView view = shared_rows(f, instruction.tensor, instruction.peer);
   if (!view) return;
@@ -132,7 +132,7 @@ LossSums PipelineRank::evaluate(const Context& ctx, const Batch& batch, const Re
     if (instruction.op == Op::forward) forward(ctx, 0);
     if (instruction.op == Op::send) send(instruction);
   }
-  Flight& f = flight(0);
+  Flight& f = flight(ctx, 0);
   LossSums sums;
   if (f.pass) {
     sums = part_.losses(ctx, f.arena, weights_, *f.pass, rec);

@@ -59,7 +59,7 @@ class PipelineRank {
     bool backward_begun = false;
     std::vector<Sending> sendings;
   };
-  Flight& flight(std::int64_t microbatch);
+  Flight& flight(const Context& ctx, std::int64_t microbatch);
   void begin_backward(const Context& ctx, Flight& flight);
   // The rows of a boundary tensor that this rank and `peer` share; empty where there are none.
   TensorView shared_rows(const Flight& flight, const Boundary& tensor, std::int64_t peer) const;

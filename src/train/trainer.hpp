@@ -31,7 +31,7 @@ struct TrainOptions {
   bool fresh = false;               // set an existing run folder aside instead of continuing it
 };
 
-using ModelFactory = std::function<std::unique_ptr<Model>(const ModelConfig&, Space, std::int32_t start_token)>;
+using ModelFactory = std::function<std::unique_ptr<Model>(const ModelConfig&, Space, std::int32_t start_token, DType)>;
 
 class Trainer {
  public:

@@ -95,7 +95,7 @@ void Trainer::make_plan_and_buffers() {
                stage.shards == 1 ? "" : fmt::format(", {} shards", stage.shards));
     }
   } else {
-    model_ = factory_(config_.model, Space::host, data_->start_token(config_.model));
+    model_ = factory_(config_.model, Space::host, data_->start_token(config_.model), DType::f32);
   }
   gradients_ = std::make_unique<Parameters>(weights().specs(), Space::host, "gradients");
   optimizer_ = std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, Space::host);

@@ -169,4 +169,17 @@ TEST(LinearChecks, RefusesWrongShapes) {
 }
 
 }  // namespace
+TEST(LinearChecks, RefusesBfloat16OnTheHost) {
+  const Tensor x(Space::host, DType::bf16, {2, 4});
+  const Tensor w(Space::host, DType::bf16, {3, 4});
+  const Tensor y(Space::host, DType::f32, {2, 3});
+  try {
+    linear_forward(Context{}, x, w, y);
+    FAIL() << "bf16 was accepted";
+  } catch (const ContractError& error) {
+    EXPECT_NE(std::string(error.what()).find("x is bf16, which ops on the host do not compute in"), std::string::npos)
+        << error.what();
+  }
+}
+
 }  // namespace photon

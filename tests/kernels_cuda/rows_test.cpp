@@ -21,7 +21,7 @@ TEST_P(CudaRows, RmsNorm) {
     SCOPED_TRACE(::testing::Message() << rows << " x " << width);
     const Pair x = random_pair(GetParam(), {rows, width}, 1);
     const Pair delta = random_pair(GetParam(), {rows, width}, 2);
-    const Pair w = random_pair(GetParam(), {width}, 3);
+    const Pair w = random_pair(DType::f32, {width}, 3);
     const Pair y = poisoned_pair(GetParam(), {rows, width});
     const Pair rstd = poisoned_pair(DType::f32, {rows});
     rms_norm_forward(host_, x.host, w.host, eps, y.host, rstd.host.view());
@@ -56,7 +56,7 @@ TEST_P(CudaRows, RmsNorm) {
 
 TEST_P(CudaRows, RmsNormBackwardInPlace) {
   const Pair x = random_pair(GetParam(), {50, 72}, 1);
-  const Pair w = random_pair(GetParam(), {72}, 2);
+  const Pair w = random_pair(DType::f32, {72}, 2);
   const Pair dy = random_pair(GetParam(), {50, 72}, 3);
   const Pair rstd = poisoned_pair(DType::f32, {50});
   const Pair y = poisoned_pair(GetParam(), {50, 72});

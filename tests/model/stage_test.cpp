@@ -29,7 +29,7 @@ struct Part {
         arena(Space::host, planned, "a part") {
     for (const ParameterSpec& spec : parameters.specs()) copy(whole.view(spec.name), parameters.view(spec.name));
     arena.poison(true);
-    pass = stage.begin(arena, batch, groups);
+    pass = stage.begin(Context{}, arena, batch, groups);
     imported = pass;
   }
   void forward() { stage.forward({}, arena, stage.bind(parameters), pass); }
@@ -127,7 +127,7 @@ TEST(PhotonStage, RefusesToCutWhatEncodersRead) {
   const TokenBatch tokens(1, 32, config.vocab_size, 7);
   const PhotonStage stage(config, {1, 4});
   Arena arena(Space::host, 1 << 20, "a part");
-  EXPECT_THROW(stage.begin(arena, tokens.batch(), {0, 1}), ContractError);
+  EXPECT_THROW(stage.begin(Context{}, arena, tokens.batch(), {0, 1}), ContractError);
 }
 
 }  // namespace

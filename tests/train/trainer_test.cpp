@@ -52,7 +52,7 @@ class HookedModel : public PhotonModel {
 };
 
 ModelFactory hooked(Hooks hooks) {
-  return [hooks](const ModelConfig& config, Space space, std::int32_t) {
+  return [hooks](const ModelConfig& config, Space space, std::int32_t, DType) {
     return std::make_unique<HookedModel>(config, space, hooks);
   };
 }
@@ -150,9 +150,9 @@ TEST_F(TrainerTest, StoppedInTheLastEvaluationFinishesLater) {
 
 TEST_F(TrainerTest, StoppedBeforeTheFirstStepKeepsTheBeginning) {
   const auto expected = straight();
-  const ModelFactory stop = [](const ModelConfig& config, Space space, std::int32_t start) {
+  const ModelFactory stop = [](const ModelConfig& config, Space space, std::int32_t start, DType dtype) {
     raise(SIGTERM);
-    return make_model(config, space, start);
+    return make_model(config, space, start, dtype);
   };
   EXPECT_ERROR(train(data_.config(), run(), stop), Preempted, "after step 0 of 6");
   train(data_.config(), run());
@@ -317,7 +317,7 @@ TEST_F(TrainerTest, SkipsStepsThatAreNotFinite) {
 TEST_F(TrainerTest, ASkippedStepLeavesTheStateAlone) {
   std::vector<float> before;
   Parameters* weights = nullptr;
-  const ModelFactory factory = [&](const ModelConfig& config, Space space, std::int32_t) {
+  const ModelFactory factory = [&](const ModelConfig& config, Space space, std::int32_t, DType) {
     Hooks hooks;
     hooks.before_backward = [&](int call) {
       const TensorView flat = weights->flat();
