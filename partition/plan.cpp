@@ -150,6 +150,21 @@ std::int64_t Plan::max_in_flight(std::int64_t stage, std::int64_t num_microbatch
   return std::min(stages - stage, num_microbatches);
 }
 
+std::vector<std::string> module_names(const ModelConfig& config, const StagePlan& stage) {
+  std::vector<std::string> names;
+  for (std::int64_t m = stage.modules.begin; m < stage.modules.end; ++m) names.push_back(module_name(config, m));
+  return names;
+}
+
+std::string hosted_text(const ModelConfig& config, const Plan& plan, std::int64_t rank) {
+  const StagePlan& stage = plan.stage_of(rank);
+  const RankRole& role = plan.role(rank);
+  std::string text = fmt::format("{}", fmt::join(module_names(config, stage), " "));
+  if (stage.shards > 1) text += fmt::format(", shard {} of {}", role.shard + 1, stage.shards);
+  if (plan.replicas > 1) text += fmt::format(", replica {} of {}", role.replica + 1, plan.replicas);
+  return text;
+}
+
 std::int64_t ranks_per_replica(const ParallelConfig& parallel) {
   return parallel.stages - 1 + parallel.shards;
 }

@@ -78,6 +78,12 @@ struct Plan {
   std::int64_t max_in_flight(std::int64_t stage, std::int64_t num_microbatches) const;
 };
 
+// The modules of a stage by name, in the order of the chain.
+std::vector<std::string> module_names(const ModelConfig& config, const StagePlan& stage);
+
+// What a rank hosts, for people: "decoder2 decoder1, shard 1 of 3, replica 2 of 2".
+std::string hosted_text(const ModelConfig& config, const Plan& plan, std::int64_t rank);
+
 // Ranks that one replica takes under parallel.stages and parallel.shards.
 std::int64_t ranks_per_replica(const ParallelConfig& parallel);
 

@@ -21,11 +21,10 @@
 #include "config/nearest.hpp"
 #include "config/run_config.hpp"
 #include "support/error.hpp"
+#include "support/version.hpp"
 
 namespace photon::cli {
 namespace {
-
-constexpr const char* version = "0.1.0";
 
 struct Command {
   const char* group;

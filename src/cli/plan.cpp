@@ -15,6 +15,7 @@
 #include "partition/prediction.hpp"
 #include "partition/search.hpp"
 #include "partition/timeline.hpp"
+#include "report/predicted_trace.hpp"
 #include "storage/publish.hpp"
 #include "support/error.hpp"
 #include "train/memory_plan.hpp"
@@ -156,36 +157,14 @@ void print_table(const RunConfig& config, const Cluster& cluster, const Plan& pl
   std::cout << timeline_text(plan, prediction, 96, 4) << std::flush;
 }
 
-// Chrome's trace format, which Perfetto opens: a track a rank.
-std::string trace_text(const Plan& plan, const Prediction& prediction) {
-  Json events = Json::array();
-  for (std::int64_t rank = 0; rank < plan.ranks_per_replica(); ++rank) {
-    const auto i = static_cast<std::size_t>(rank);
-    const std::int64_t track = prediction.first_rank + rank;
-    events.push_back({{"ph", "M"},
-                      {"name", "thread_name"},
-                      {"pid", 0},
-                      {"tid", track},
-                      {"args", {{"name", fmt::format("rank {}", track)}}}});
-    for (const Span& span : prediction.simulation.ranks[i].spans) {
-      events.push_back({{"ph", "X"},
-                        {"name", prediction.programs[i][static_cast<std::size_t>(span.instruction)].str()},
-                        {"pid", 0},
-                        {"tid", track},
-                        {"ts", span.begin * 1e6},
-                        {"dur", (span.end - span.begin) * 1e6}});
-    }
-  }
-  return Json{{"displayTimeUnit", "ms"}, {"traceEvents", events}}.dump() + "\n";
-}
-
 void plan(const Options& options) {
   RunConfig config = load_run_config(options.config, options.overrides);
   const Cluster cluster = make_cluster(load_cluster_config(options.cluster), config.train.precision);
   if (options.search) config.parallel = fastest_layout(config, cluster);
   const Plan found = plan_given(config, cluster);
   const Prediction prediction = predict(config, cluster, found);
-  if (!options.trace.empty()) publish_file(options.trace, trace_text(found, prediction), "trace");
+  if (!options.trace.empty())
+    publish_file(options.trace, trace_json(predicted_trace(config.model, found, prediction)), "trace");
   if (options.json) {
     Json json = describe(config, found, prediction);
     if (options.search) json["settings"] = settings_text(config.parallel);

@@ -30,17 +30,21 @@ constexpr const char* examples =
     "  photon train --config configs/train/bytes-small.yaml --run runs/longer --set train.steps=20000 --set "
     "train.learning_rate=1e-3\n"
     "  photon train --config configs/train/bytes-small.yaml --run runs/tuned --init-from runs/longer\n"
-    "  mpirun -np 2 photon train --config configs/train/bytes-small.yaml";
+    "  mpirun -np 2 photon train --config configs/train/bytes-small.yaml\n"
+    "  mpirun -np 4 photon train --config configs/train/quickstart-pipeline.yaml --trace trace.json --trace-steps "
+    "10:12";
 
 struct Options {
   std::string config;
   std::vector<std::string> overrides;
+  std::string trace_steps;
   TrainOptions train;
 };
 
 void train(Options options) {
   if (options.train.run.empty())
     options.train.run = std::filesystem::path("runs") / std::filesystem::path(options.config).stem();
+  if (!options.trace_steps.empty()) options.train.trace_steps = parse_step_range(options.trace_steps);
   int rank = 0;
   try {
     World world;
@@ -75,6 +79,16 @@ void add_train(CLI::App& app) {
       ->type_name("DIR");
   command->add_flag("--fresh", options->train.fresh,
                     "start over: the run that is in the folder is renamed to DIR.old-1 (-2, ...), never deleted");
+  CLI::Option* trace =
+      command
+          ->add_option("--trace", options->train.trace,
+                       "write when every rank did what in a few steps, for ui.perfetto.dev and photon report")
+          ->type_name("FILE");
+  command
+      ->add_option("--trace-steps", options->trace_steps,
+                   "the steps of --trace, counted from 1; by default three after the first one of this start")
+      ->type_name("A:B")
+      ->needs(trace);
   command->callback([options] { train(*options); });
 }
 

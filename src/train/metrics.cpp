@@ -25,8 +25,26 @@ void add_validation(Json& line, const ValidationResult& validation) {
   line["val_seconds"] = validation.seconds;
 }
 
-// The lines of a metrics file that are whole JSON objects of steps up to `last_step`.
-std::vector<Json> read_lines(const std::string& text, std::int64_t last_step) {
+// Microseconds are enough for times.
+double rounded(double seconds) {
+  return std::round(seconds * 1e6) / 1e6;
+}
+
+void add_ranks(Json& line, const std::vector<RankSeconds>& ranks) {
+  Json compute = Json::array();
+  Json wait = Json::array();
+  Json communication = Json::array();
+  for (const RankSeconds& rank : ranks) {
+    compute.push_back(rounded(rank.compute));
+    wait.push_back(rounded(rank.wait));
+    communication.push_back(rounded(rank.communication));
+  }
+  line["ranks"] = {{"compute", compute}, {"wait", wait}, {"communication", communication}};
+  line["slowest_rank"] = slowest_rank(ranks);
+}
+
+// The lines of a metrics file that are whole JSON objects of steps up to `last_step`. Counts those of later ones.
+std::vector<Json> read_lines(const std::string& text, std::int64_t last_step, std::int64_t* num_later = nullptr) {
   std::vector<Json> lines;
   std::size_t begin = 0;
   while (begin < text.size()) {
@@ -35,7 +53,11 @@ std::vector<Json> read_lines(const std::string& text, std::int64_t last_step) {
     Json line = Json::parse(text.substr(begin, end - begin), nullptr, false);
     begin = end + 1;
     if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) continue;
-    if (line["step"].get<std::int64_t>() <= last_step) lines.push_back(std::move(line));
+    if (line["step"].get<std::int64_t>() <= last_step) {
+      lines.push_back(std::move(line));
+    } else if (num_later != nullptr) {
+      ++*num_later;
+    }
   }
   return lines;
 }
@@ -63,6 +85,7 @@ std::string to_json_line(const StepRecord& record) {
   line["seconds"] = record.seconds;
   line["skipped"] = record.skipped;
   line["num_skipped"] = record.num_skipped;
+  if (!record.ranks.empty()) add_ranks(line, record.ranks);
   if (record.validation) add_validation(line, *record.validation);
   return line.dump();
 }
@@ -71,7 +94,7 @@ MetricsFile::MetricsFile(const std::filesystem::path& file, std::int64_t last_st
     : file_(file), stream_(nullptr, &std::fclose) {
   if (std::filesystem::exists(file)) {
     const std::string before = read_text_file(file);
-    const std::vector<Json> lines = read_lines(before, last_step);
+    const std::vector<Json> lines = read_lines(before, last_step, &num_discarded_);
     const std::string after = join(lines);
     if (after != before) publish_file(file, after, "metrics");
     if (!lines.empty()) {

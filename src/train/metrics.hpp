@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "train/step_clock.hpp"
+
 namespace photon {
 
 // What an evaluation found: means over the counted tokens and unpadded units of the validation files.
@@ -35,6 +37,7 @@ struct StepRecord {
   bool skipped = false;          // non-finite: no update was made
   std::int64_t num_skipped = 0;  // such steps so far
   std::optional<ValidationResult> validation;
+  std::vector<RankSeconds> ranks;  // where each rank's time went; empty for one rank
 };
 
 // One line of the file, without its end. Numbers that JSON cannot write (NaN, infinity) become null.
@@ -45,6 +48,9 @@ class MetricsFile {
   // Opens the file for appending after cutting it back to the steps up to `last_step` (a torn last line goes too).
   // Errors: Error when it cannot be written.
   MetricsFile(const std::filesystem::path& file, std::int64_t last_step);
+
+  // Steps that were there and came after `last_step`.
+  std::int64_t num_discarded() const { return num_discarded_; }
 
   void append(const StepRecord& record);  // the line is with the operating system when this returns
   void sync();                            // and on the disk
@@ -60,6 +66,7 @@ class MetricsFile {
   std::filesystem::path file_;
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> stream_;
   std::int64_t last_step_ = 0;
+  std::int64_t num_discarded_ = 0;
   bool last_has_validation_ = false;
 };
 

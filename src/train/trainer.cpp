@@ -39,7 +39,8 @@ Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFact
       config_(std::move(config)),
       options_(std::move(options)),
       factory_(std::move(factory)),
-      folder_(options_.run) {
+      folder_(options_.run),
+      clock_(world_.rank()) {
   if (config_.train.precision != Precision::fp32) {
     throw InputError(
         fmt::format("train.precision {} needs a GPU", config_.train.precision == Precision::bf16 ? "bf16" : "fp8"),
@@ -62,10 +63,12 @@ void Trainer::run() {
              config_.train.steps);
     return;
   }
+  record_start();
   while (state_.step < config_.train.steps) {
     if (stopping_ || stop_agreed()) preempt();
     run_step();
   }
+  if (trace_) trace_->finish(world_.all());
   if (stopping_) preempt();
   if (saved_step_ != state_.step) {
     throw Error(fmt::format("step {}, the last one, could not be saved", state_.step), "see the message above",
@@ -92,16 +95,23 @@ bool Trainer::save_due(std::int64_t step) const {
 
 void Trainer::run_step() {
   world_.enter(fmt::format("step {}", state_.step + 1), step_deadline);
+  if (trace_) trace_->before_step(state_.step + 1, world_.all());
+  clock_.begin_step(state_.step + 1, trace_ && trace_->wants(state_.step + 1));
   Step step(state_.step + 1, config_.model);
   const TrainConfig& train = config_.train;
 
   // This replica's sequences, and how many tokens count over all replicas: what the mean is taken over.
   const std::int64_t mine = plan_.sequences_per_replica();
-  data_->load(state_.samples + plan_.first_sequence(world_.rank(), 0), mine, sequences_);
+  {
+    const auto measure = clock_.measure("load", Activity::compute);
+    data_->load(state_.samples + plan_.first_sequence(world_.rank(), 0), mine, sequences_);
+  }
   const RankRole& role = plan_.role(world_.rank());
   const bool counts = role.stage == 0 && role.shard == 0;  // one rank of each replica
-  const std::int64_t counted =
-      world_.all().all_reduce(counts ? count_tokens(sequences_.part(0, mine)) : 0, Reduction::sum);
+  const std::int64_t counted = [&] {
+    const auto measure = clock_.measure("count tokens", Activity::wait);
+    return world_.all().all_reduce(counts ? count_tokens(sequences_.part(0, mine)) : 0, Reduction::sum);
+  }();
   step.scales.ce = counted == 0 ? 0 : 1.0 / static_cast<double>(counted);
   for (const std::int64_t units : unpadded_units(config_.model, plan_.batch_size, train.sequence_length)) {
     step.scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
@@ -114,9 +124,11 @@ void Trainer::run_step() {
       plan_, plan_.num_microbatches(), {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
   for (const Instruction& instruction : programs[static_cast<std::size_t>(world_.rank())]) execute(instruction, step);
   finish_record(step);
+  if (trace_) trace_->after_step(step.number, clock_.take_spans(), world_.all());
 }
 
 void Trainer::execute(const Instruction& instruction, Step& step) {
+  const auto measure = clock_.measure(instruction);
   switch (instruction.op) {
     case Op::forward:
       if (pipeline_) return pipeline_->forward(ctx_, instruction.microbatch);
@@ -171,6 +183,7 @@ void Trainer::backward(std::int64_t index, Step& step) {
 void Trainer::reduce(Step& step) {
   if (pipeline_) pipeline_->finish();
   step.totals.all_reduce(world_.all());
+  clock_.arrived();
   if (pipeline_) {
     pipeline_->all_reduce(*gradients_);
   } else {
@@ -222,6 +235,7 @@ void Trainer::update(Step& step) {
 void Trainer::finish_record(Step& step) {
   if (step.recorded) return;
   step.recorded = true;
+  if (world_.size() > 1) step.record.ranks = clock_.gather(world_.all());
   if (metrics_) {
     try {
       metrics_->append(step.record);
@@ -330,6 +344,7 @@ void Trainer::preempt() {
   const int signal = StopSignal::received();
   const std::string reason = signal != 0 ? StopSignal::name(signal) : "a signal on another rank";
   const bool saved = saved_step_ == state_.step || save();
+  if (trace_) trace_->finish(world_.all());
   console_->clear();
   throw Preempted(
       saved

@@ -20,15 +20,19 @@
 #include "train/metrics.hpp"
 #include "train/pipeline.hpp"
 #include "train/run_folder.hpp"
+#include "train/run_trace.hpp"
 #include "train/sequences.hpp"
+#include "train/step_clock.hpp"
 #include "train/stop_signal.hpp"
 
 namespace photon {
 
 struct TrainOptions {
-  std::filesystem::path run;        // the run folder
-  std::filesystem::path init_from;  // weights to start from (any form of --model); empty: fresh ones by train.seed
-  bool fresh = false;               // set an existing run folder aside instead of continuing it
+  std::filesystem::path run;         // the run folder
+  std::filesystem::path init_from;   // weights to start from (any form of --model); empty: fresh ones by train.seed
+  bool fresh = false;                // set an existing run folder aside instead of continuing it
+  std::filesystem::path trace = {};  // where to write a trace; empty: none
+  std::optional<StepRange> trace_steps = {};  // by default three after the first one of this start
 };
 
 using ModelFactory = std::function<std::unique_ptr<Model>(const ModelConfig&, Space, std::int32_t start_token, DType)>;
@@ -66,6 +70,7 @@ class Trainer {
   void make_plan_and_buffers();
   void restore_or_initialize();
   void initialize_weights();
+  void record_start();  // in logs/starts.jsonl; and prepares the trace
 
   Parameters& weights() { return pipeline_ ? pipeline_->parameters() : model_->parameters(); }
 
@@ -108,7 +113,9 @@ class Trainer {
   std::unique_ptr<AdamWOptimizer> optimizer_;
   std::unique_ptr<MetricsFile> metrics_;  // rank 0 only
   std::unique_ptr<Console> console_;
-  Sequences sequences_;  // this replica's part of the step's batch
+  StepClock clock_;
+  std::unique_ptr<RunTrace> trace_;  // where one is asked for
+  Sequences sequences_;              // this replica's part of the step's batch
 
   TrainState state_;
   std::int64_t bad_in_row_ = 0;

@@ -1,11 +1,15 @@
 // What a trainer does before its first step.
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 
 #include "storage/publish.hpp"
 #include "support/log.hpp"
+#include "train/gather_bytes.hpp"
 #include "train/memory_plan.hpp"
+#include "train/start_record.hpp"
 #include "train/trainer.hpp"
 
 namespace photon {
@@ -151,6 +155,27 @@ void Trainer::initialize_weights() {
     copy(loaded.parameters.view(spec.name), weights().view(spec.name));
   }
   log_info("starting from the weights in {}", options_.init_from.string());
+}
+
+void Trainer::record_start() {
+  const std::int64_t rank = world_.rank();
+  StartRecord record;
+  record.step = state_.step;
+  record.discarded_steps = metrics_ ? metrics_->num_discarded() : 0;
+  record.threads = omp_get_max_threads();
+  for (const auto& host : gather_bytes(world_.all(), {world_.host().begin(), world_.host().end()})) {
+    record.hosts.emplace_back(host.begin(), host.end());
+  }
+  if (rank == 0) {
+    try {
+      append_line(folder_.starts_file(), to_json_line(record, config_, plan_));
+    } catch (const Error& error) {
+      log_warning("this start is not recorded: {}", error.what());
+    }
+  }
+  if (options_.trace.empty()) return;
+  const StepRange steps = options_.trace_steps.value_or(StepRange{state_.step + 2, state_.step + 4});
+  trace_ = std::make_unique<RunTrace>(options_.trace, steps, hosted_text(config_.model, plan_, rank), world_.host());
 }
 
 }  // namespace photon

@@ -103,7 +103,7 @@ inline std::vector<nlohmann::json> metrics_of(const std::filesystem::path& run) 
   std::ifstream file(run / "metrics.jsonl");
   for (std::string line; std::getline(file, line);) {
     nlohmann::json object = nlohmann::json::parse(line);
-    for (const char* key : {"seconds", "tokens_per_second", "val_seconds"}) object.erase(key);
+    for (const char* key : {"seconds", "tokens_per_second", "val_seconds", "ranks", "slowest_rank"}) object.erase(key);
     lines.push_back(std::move(object));
   }
   return lines;
