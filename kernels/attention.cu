@@ -1,10 +1,12 @@
-// The CUDA bodies of attention.hpp: tiles in shared memory, float32 arithmetic. Forward: a block a (64 queries, head),
-// online softmax. Backward: one kernel for dq, a block a (64 queries, head); one for dk and dv, a block a (64 keys, key
-// head) that walks all queries that see them. Every sum has one order, so the results repeat bit for bit.
+// The CUDA bodies of attention.hpp. bf16 heads of width 64 and 128 go to the tensor cores (cuda/flash.hpp). Here, for
+// f32 and all other widths: tiles in shared memory, float32 arithmetic. Forward: a block a (64 queries, head), online
+// softmax. Backward: one kernel for dq, a block a (64 queries, head); one for dk and dv, a block a (64 keys, key head)
+// that walks all queries that see them. Every sum has one order, so the results repeat bit for bit.
 #include <cmath>
 
 #include "kernels/attention.hpp"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/flash.hpp"
 
 namespace photon::cuda {
 namespace {
@@ -250,6 +252,7 @@ void stream_attention_forward(const Context& ctx, const ConstTensorView& q, cons
                               const ConstTensorView& v, std::int64_t window, const TensorView& out,
                               const TensorView& lse) {
   if (out.numel() == 0) return;
+  if (flash_fits(q, k, v, out)) return flash_forward(ctx, q, k, v, window, out, lse);
   const tile::Sizes s = sizes_of(q, k, window);
   with_float_type(q.dtype(), [&]<class T>(T) {
     with_width(q.size(3), [&]<int Width>(std::integral_constant<int, Width>) {
@@ -267,6 +270,9 @@ void stream_attention_backward(const Context& ctx, const ConstTensorView& q, con
                                const ConstTensorView& dout, std::int64_t window, const TensorView& dq,
                                const TensorView& dk, const TensorView& dv) {
   if (q.numel() == 0) return;
+  if (flash_fits(q, k, v, out) && all_pack(dout, dq, dk, dv)) {
+    return flash_backward(ctx, q, k, v, out, lse, dout, window, dq, dk, dv);
+  }
   const tile::Sizes s = sizes_of(q, k, window);
   const std::int64_t num_rows = q.size(0) * q.size(1) * q.size(2);
   Workspace workspace(ctx);

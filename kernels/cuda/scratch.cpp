@@ -14,7 +14,13 @@ std::int64_t scratch_bytes(const ScratchLimits& l) {
   const std::int64_t total = Arena::footprint(DType::f64, 1);
   std::int64_t bytes = Arena::footprint(DType::f64, square_sum_blocks) + total;
   bytes = std::max(bytes, Arena::footprint(DType::f32, std::min(l.rows, norm_backward_blocks) * l.width));
-  bytes = std::max(bytes, Arena::footprint(DType::f32, l.attention_rows));
+  std::int64_t attention = Arena::footprint(DType::f32, l.attention_rows);
+  if (l.dtype == DType::bf16 && flash_width(l.attention_width)) {
+    const std::int64_t tiles = l.attention_rows / flash_query_tile + l.attention_streams;  // the last one of each whole
+    attention += Arena::footprint(DType::f32, tiles * flash_query_tile * l.attention_width) +
+                 Arena::footprint(DType::i32, tiles * flash_turns + 1);
+  }
+  bytes = std::max(bytes, attention);
   bytes = std::max(bytes, 3 * Arena::footprint(DType::i32, l.rows) + sort_footprint(l.rows));
   bytes = std::max(bytes, Arena::footprint(DType::f64, l.rows) + total);
   if (l.vocabulary == 0) return bytes;

@@ -13,7 +13,9 @@ struct ScratchLimits {
   std::int64_t rows = 0;     // of norms, losses and embeddings
   std::int64_t width = 0;    // of the rows that are normalised
   std::int64_t vocabulary = 0;
-  std::int64_t attention_rows = 0;  // B * N * Hq of a stream attention's backward pass
+  std::int64_t attention_rows = 0;     // B * N * Hq of a stream attention's backward pass
+  std::int64_t attention_streams = 0;  // B * Hq of it
+  std::int64_t attention_width = 0;    // hd of it
   std::int64_t sampled_rows = 0;
   std::int64_t seen_tokens = 0;  // over all sampled rows of a call
 };
@@ -28,6 +30,13 @@ std::int64_t scratch_bytes(const ScratchLimits& limits);
 inline constexpr std::int64_t norm_backward_blocks = 528;
 // Blocks of a sum of squares, fixed likewise.
 inline constexpr std::int64_t square_sum_blocks = 1056;
+
+// bf16 heads of these widths go to the tensor cores; their backward pass sums dq in float32, tile by tile.
+inline bool flash_width(std::int64_t head_width) {
+  return head_width == 64 || head_width == 128;
+}
+inline constexpr std::int64_t flash_query_tile = 64;
+inline constexpr std::int64_t flash_turns = 8;  // counters a tile
 
 // Rows whose logits exist at a time in the head's loss: 128 MiB of float32.
 inline std::int64_t head_loss_rows(std::int64_t rows, std::int64_t vocabulary) {

@@ -67,6 +67,15 @@ TEST_P(CudaScratch, HoldsAttentionAndSampling) {
                                                   dq.device, dq.device, dq.device));
   device::synchronize(stream_);
 
+  for (const std::int64_t width : {64, 128}) {
+    plan({.attention_rows = 2 * 70 * 3, .attention_streams = 6, .attention_width = width});
+    const Pair x = random_pair(GetParam(), {2, 70, 3, width}, 1);
+    const Pair dx = poisoned_pair(GetParam(), {2, 70, 3, width});
+    EXPECT_NO_THROW(cuda::stream_attention_backward(ctx_, x.device, x.device, x.device, x.device, lse.device, x.device,
+                                                    0, dx.device, dx.device, dx.device));
+    device::synchronize(stream_);
+  }
+
   const std::vector<std::int32_t> seen(100, 3);
   plan({.vocabulary = 3001, .sampled_rows = 90, .seen_tokens = 9000});
   const Pair logits = random_pair(DType::f32, {90, 3001}, 3);

@@ -1,0 +1,383 @@
+// A block a (128 keys, key head) walks the queries that see them, 64 at a time: dk and dv stay in its registers. dq is
+// summed over the blocks in order of descending keys: each block waits for its predecessor's part of a tile, adds its
+// own and passes it on, the last one writes dq. Blocks take their work in that order, so whoever is waited for has
+// started; it has also visited the tile two steps earlier, so nobody waits long.
+#include "kernels/cuda/flash.cuh"
+#include "kernels/cuda/scratch.hpp"
+
+namespace photon::cuda {
+namespace {
+
+using namespace flash;
+
+constexpr int threads = 256;
+constexpr int num_warps = threads / warp_width;
+constexpr int keys = 128;
+constexpr int rows = flash_query_tile;
+static_assert(num_warps == flash_turns);
+
+// How the warps share out a product: each takes 32 rows of it.
+struct Warps {
+  int row;     // the first of this warp's rows
+  int column;  // the first of its columns
+};
+template <int Rows, int Columns>
+constexpr int warp_columns = Columns / (num_warps / (Rows / 32));
+template <int Rows, int Columns>
+__device__ Warps own_part() {
+  const int warp = static_cast<int>(threadIdx.x) / warp_width;
+  constexpr int across = Rows / 32;
+  return {warp % across * 32, warp / across * warp_columns<Rows, Columns>};
+}
+
+template <int Width>
+struct Shared {
+  static constexpr int key_tile = keys * Width * 2;
+  static constexpr int query_tile = rows * Width * 2;
+  static constexpr int score_tile = rows * keys * 2;
+  static constexpr int statistics = rows * 4;
+  static constexpr int k = 0;
+  static constexpr int v = k + key_tile;
+  static constexpr int q = v + key_tile;              // two stages
+  static constexpr int dout = q + 2 * query_tile;     // two stages
+  static constexpr int p = dout + 2 * query_tile;     // probabilities
+  static constexpr int ds = p + score_tile;           // d loss / d score
+  static constexpr int lse = ds + score_tile;         // two stages
+  static constexpr int delta = lse + 2 * statistics;  // two stages
+  static constexpr int bytes = delta + 2 * statistics;
+};
+
+// How far dq has come, between blocks.
+struct Relay {
+  float* sums;  // [B * Hq, query tiles, warps, a lane's float4s, lanes, 4]
+  int* turns;   // [B * Hq, query tiles, warps]: blocks that have added their part
+  int* ticket;  // the next piece of work
+};
+
+__device__ inline void wait_for_turn(const int* turn, int rank) {
+  if (threadIdx.x % warp_width == 0) {
+    int seen = 0;
+    do {
+      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(turn) : "memory");
+    } while (seen != rank);
+  }
+  __syncwarp();
+}
+__device__ inline void pass_turn(int* turn, int rank) {
+  __syncwarp();
+  if (threadIdx.x % warp_width == 0) {
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank) : "memory");
+  }
+}
+
+template <int Across, int Down>
+__device__ void store_scores(mma::Tile<keys> to, Warps part, const mma::Sum<Across, Down>& x) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+#pragma unroll
+  for (int i = 0; i < Across; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2 * Down; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        mma::store_word(to.at(part.row + 16 * i + 8 * half + lane / 4, part.column / 8 + j) + lane % 4 * 4,
+                        mma::pack(x[i][j][2 * half], x[i][j][2 * half + 1]));
+      }
+    }
+  }
+}
+
+// One tile of queries against the block's keys: leaves the probabilities and d loss / d score in shared memory.
+template <int Width>
+__device__ void score(unsigned base, int stage, int first_row, int first_key, const Sizes& s) {
+  using At = Shared<Width>;
+  constexpr int columns = warp_columns<rows, keys>;
+  constexpr int down = columns / 16;
+  const Warps part = own_part<rows, keys>();
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+  const int own_row = first_row + part.row;
+  const int own_key = first_key + part.column;
+  mma::Sum<2, down> p;
+  mma::Sum<2, down> dp;
+  mma::clear<2, down>(p);
+  mma::clear<2, down>(dp);
+  if (!none_seen(own_row, own_row + 31, own_key, own_key + columns - 1, s)) {
+    mma::add_product<2, down, Width, mma::Lies::along, mma::Lies::along>(
+        p, mma::Tile<Width>{base + At::q + stage * At::query_tile}, part.row, mma::Tile<Width>{base + At::k},
+        part.column);
+    mma::add_product<2, down, Width, mma::Lies::along, mma::Lies::along>(
+        dp, mma::Tile<Width>{base + At::dout + stage * At::query_tile}, part.row, mma::Tile<Width>{base + At::v},
+        part.column);
+    const bool whole = all_seen(own_row, own_row + 31, own_key, own_key + columns - 1, s);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = part.row + 16 * i + 8 * half + lane / 4;
+        float lse;
+        float delta;
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(base + At::lse + stage * At::statistics + row * 4));
+        asm volatile("ld.shared.f32 %0, [%1];"
+                     : "=f"(delta)
+                     : "r"(base + At::delta + stage * At::statistics + row * 4));
+        lse *= static_cast<float>(1.0 / ln2);
+#pragma unroll
+        for (int j = 0; j < 2 * down; ++j) {
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+            const bool seen = whole || sees(first_row + row, own_key + 8 * j + lane % 4 * 2 + e % 2, s);
+            p[i][j][e] = seen ? mma::exp2_fast(fmaf(p[i][j][e], s.scale_log2, -lse)) : 0.0F;
+            dp[i][j][e] = p[i][j][e] * (dp[i][j][e] - delta);
+          }
+        }
+      }
+    }
+  }
+  store_scores<2, down>({base + At::p}, part, p);
+  store_scores<2, down>({base + At::ds}, part, dp);
+}
+
+// Adds this block's part of dq for one tile of queries; see Relay.
+template <int Width>
+struct QueryGradient {
+  static constexpr int down = warp_columns<rows, Width> / 16;
+  mma::Sum<2, down> sum;
+
+  __device__ void start(const float* from, bool first) {
+    mma::clear<2, down>(sum);
+    if (first) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2 * down; ++j) {
+        const float4 x =
+            __ldcg(reinterpret_cast<const float4*>(from) + (i * 2 * down + j) * warp_width + threadIdx.x % warp_width);
+        sum[i][j][0] = x.x;
+        sum[i][j][1] = x.y;
+        sum[i][j][2] = x.z;
+        sum[i][j][3] = x.w;
+      }
+    }
+  }
+  __device__ void pass_on(float* to) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2 * down; ++j) {
+        __stcg(reinterpret_cast<float4*>(to) + (i * 2 * down + j) * warp_width + threadIdx.x % warp_width,
+               make_float4(sum[i][j][0], sum[i][j][1], sum[i][j][2], sum[i][j][3]));
+      }
+    }
+  }
+  __device__ void finish(bf16* __restrict__ to, std::int64_t stride, int first_row, Warps part, const Sizes& s) {
+    const int lane = static_cast<int>(threadIdx.x) % warp_width;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = first_row + part.row + 16 * i + 8 * half + lane / 4;
+        if (row >= s.positions) continue;
+#pragma unroll
+        for (int j = 0; j < 2 * down; ++j) {
+          *reinterpret_cast<unsigned*>(to + row * stride + part.column + 8 * j + lane % 4 * 2) =
+              mma::pack(sum[i][j][2 * half] * s.scale, sum[i][j][2 * half + 1] * s.scale);
+        }
+      }
+    }
+  }
+};
+
+// Writes a product of [keys, Width], shared out among the warps, by way of a tile in shared memory.
+template <int Width>
+__device__ void write_rows(unsigned char* shared, int tile, const mma::Sum<2, warp_columns<keys, Width> / 16>& x,
+                           float factor, bf16* __restrict__ to, std::int64_t stride, int first, const Sizes& s) {
+  const Warps part = own_part<keys, Width>();
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+  const mma::Tile<Width> staged{mma::shared_address(shared) + tile};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < warp_columns<keys, Width> / 8; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        mma::store_word(staged.at(part.row + 16 * i + 8 * half + lane / 4, part.column / 8 + j) + lane % 4 * 4,
+                        mma::pack(x[i][j][2 * half] * factor, x[i][j][2 * half + 1] * factor));
+      }
+    }
+  }
+  __syncthreads();
+  constexpr int chunks = mma::Tile<Width>::chunks;
+  for (int i = static_cast<int>(threadIdx.x); i < keys * chunks; i += threads) {
+    const int row = i / chunks;
+    const int chunk = i % chunks;
+    if (first + row >= s.positions) break;
+    const unsigned from = staged.at(row, chunk) - mma::shared_address(shared);
+    store_pack(to + (std::int64_t{first} + row) * stride + chunk * mma::chunk_elements,
+               load_pack<mma::chunk_elements>(reinterpret_cast<const bf16*>(shared + from)));
+  }
+}
+
+template <int Width>
+__global__ void __launch_bounds__(threads, 1)
+    backward_kernel(Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v, Heads<const bf16> dout,
+                    const float* __restrict__ lse, const float* __restrict__ delta, Heads<bf16> dq, Heads<bf16> dk,
+                    Heads<bf16> dv, Relay relay, int num_key_heads, Sizes s) {
+  using At = Shared<Width>;
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ int own_ticket;
+  const unsigned base = mma::shared_address(shared);
+  const int warp = static_cast<int>(threadIdx.x) / warp_width;
+  if (threadIdx.x == 0) own_ticket = atomicAdd(relay.ticket, 1);
+  __syncthreads();
+  const int key_tiles = (s.positions + keys - 1) / keys;
+  const int query_tiles = (s.positions + rows - 1) / rows;
+  const int key_tile = key_tiles - 1 - own_ticket % key_tiles;
+  const int kh = own_ticket / key_tiles % num_key_heads;
+  const int b = own_ticket / key_tiles / num_key_heads;
+  const int num_heads = num_key_heads * s.heads_a_key;
+  const int first_key = key_tile * keys;
+  // The queries that see any of these keys.
+  const int first_tile = first_key / rows;
+  const int last_query = s.window > 0 ? min(s.positions - 1, first_key + keys - 2 + s.window) : s.positions - 1;
+  const int a_head = last_query / rows - first_tile + 1;
+  const int num_steps = a_head * s.heads_a_key;
+
+  const auto load = [&](int step) {
+    const int h = kh * s.heads_a_key + step / a_head;
+    const int first = (first_tile + step % a_head) * rows;
+    const int stage = step & 1;
+    mma::load_rows<rows, Width, threads>({base + At::q + stage * At::query_tile}, q.at(b, h), q.position, first,
+                                         s.positions);
+    mma::load_rows<rows, Width, threads>({base + At::dout + stage * At::query_tile}, dout.at(b, h), dout.position,
+                                         first, s.positions);
+    if (threadIdx.x < 2 * rows) {
+      const int row = static_cast<int>(threadIdx.x) % rows;
+      const bool is_lse = threadIdx.x < rows;
+      const bool inside = first + row < s.positions;
+      const float* const from = (is_lse ? lse : delta) + (std::int64_t{b} * num_heads + h) * s.positions;
+      mma::copy_word(base + (is_lse ? At::lse : At::delta) + stage * At::statistics + row * 4,
+                     inside ? from + first + row : from, inside);
+    }
+  };
+  mma::load_rows<keys, Width, threads>({base + At::k}, k.at(b, kh), k.position, first_key, s.positions);
+  mma::load_rows<keys, Width, threads>({base + At::v}, v.at(b, kh), v.position, first_key, s.positions);
+  load(0);
+  mma::commit_copies();
+
+  constexpr int down = warp_columns<keys, Width> / 16;
+  const Warps own_keys = own_part<keys, Width>();
+  const Warps own_queries = own_part<rows, Width>();
+  mma::Sum<2, down> key_sum;
+  mma::Sum<2, down> value_sum;
+  mma::clear<2, down>(key_sum);
+  mma::clear<2, down>(value_sum);
+  int* passed = nullptr;
+  int passed_rank = 0;
+  for (int step = 0; step < num_steps; ++step) {
+    mma::wait_copies<0>();
+    __syncthreads();  // this tile is there, and nobody reads the one before any more
+    if (step + 1 < num_steps) load(step + 1);
+    mma::commit_copies();
+    const int stage = step & 1;
+    const int h = kh * s.heads_a_key + step / a_head;
+    const int tile = first_tile + step % a_head;
+    const int first_row = tile * rows;
+    score<Width>(base, stage, first_row, first_key, s);
+    if (passed != nullptr) pass_turn(passed, passed_rank);  // by now the stores have arrived: this takes no time
+    passed = nullptr;
+    __syncthreads();
+
+    // Blocks add to this tile from the last keys it sees down to the first.
+    const int rank = min(first_row + rows - 1, s.positions - 1) / keys - key_tile;
+    const bool last = key_tile == (s.window > 0 ? max(0, first_row - s.window + 1) / keys : 0);
+    const std::int64_t place = ((std::int64_t{b} * num_heads + h) * query_tiles + tile) * num_warps + warp;
+    float* const sums = relay.sums + place * (rows * Width / num_warps);
+    if (rank > 0) wait_for_turn(relay.turns + place, rank);
+    QueryGradient<Width> query_gradient;
+    query_gradient.start(sums, rank == 0);
+    const mma::Tile<keys> p{base + At::p};
+    const mma::Tile<keys> ds{base + At::ds};
+    const mma::Tile<Width> queries{base + At::q + stage * At::query_tile};
+    const mma::Tile<Width> grads{base + At::dout + stage * At::query_tile};
+    mma::add_product<2, down, rows, mma::Lies::crossed, mma::Lies::crossed>(value_sum, p, own_keys.row, grads,
+                                                                            own_keys.column);
+    mma::add_product<2, down, rows, mma::Lies::crossed, mma::Lies::crossed>(key_sum, ds, own_keys.row, queries,
+                                                                            own_keys.column);
+    mma::add_product<2, QueryGradient<Width>::down, keys, mma::Lies::along, mma::Lies::crossed>(
+        query_gradient.sum, ds, own_queries.row, mma::Tile<Width>{base + At::k}, own_queries.column);
+    if (last) {
+      query_gradient.finish(dq.at(b, h), dq.position, first_row, own_queries, s);
+    } else {
+      query_gradient.pass_on(sums);
+      passed = relay.turns + place;
+      passed_rank = rank + 1;
+    }
+  }
+  if (passed != nullptr) pass_turn(passed, passed_rank);
+  __syncthreads();
+  write_rows<Width>(shared, At::k, key_sum, s.scale, dk.at(b, kh), dk.position, first_key, s);
+  write_rows<Width>(shared, At::v, value_sum, 1.0F, dv.at(b, kh), dv.position, first_key, s);
+}
+
+// delta[b, h, n] = out . dout: Width / 8 lanes a row, rows in the order they lie in memory.
+template <int Width>
+__global__ void __launch_bounds__(threads)
+    delta_kernel(Heads<const bf16> out, Heads<const bf16> dout, float* __restrict__ delta, int num_heads,
+                 std::int64_t num_rows, Sizes s) {
+  constexpr int lanes = Width / mma::chunk_elements;
+  const std::int64_t row = (std::int64_t{blockIdx.x} * threads + threadIdx.x) / lanes;
+  const int chunk = static_cast<int>(threadIdx.x) % lanes;
+  if (row >= num_rows) return;  // whole warps, or whole rows of one: the lanes of a row stay together
+  const std::int64_t h = row % num_heads;
+  const std::int64_t n = row / num_heads % s.positions;
+  const std::int64_t b = row / num_heads / s.positions;
+  const auto x = load_pack<mma::chunk_elements>(out.at(b, h) + n * out.position + chunk * mma::chunk_elements);
+  const auto y = load_pack<mma::chunk_elements>(dout.at(b, h) + n * dout.position + chunk * mma::chunk_elements);
+  float sum = 0;
+#pragma unroll
+  for (int e = 0; e < mma::chunk_elements; ++e) sum = fmaf(to_f32(x.v[e]), to_f32(y.v[e]), sum);
+  const unsigned together = ((1U << lanes) - 1U) << (threadIdx.x % warp_width / lanes * lanes);
+#pragma unroll
+  for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(together, sum, step);
+  if (chunk == 0) delta[(b * num_heads + h) * s.positions + n] = sum;
+}
+
+template <int Width>
+void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
+            const ConstTensorView& out, const ConstTensorView& lse, const ConstTensorView& dout, std::int64_t window,
+            const TensorView& dq, const TensorView& dk, const TensorView& dv) {
+  const Sizes s = sizes_of(q, k, window);
+  const std::int64_t num_heads = q.size(0) * q.size(2);
+  const std::int64_t num_rows = num_heads * q.size(1);
+  const std::int64_t query_tiles = num_heads * ceil_div(q.size(1), rows);
+  const std::int64_t num_blocks = q.size(0) * k.size(2) * ceil_div(q.size(1), keys);
+  PHOTON_EXPECT(num_blocks < std::numeric_limits<int>::max(), "attention on a GPU over {}", q.shape().str());
+  Workspace workspace(ctx);
+  auto* const delta = device_data<float>(workspace.take(DType::f32, {num_rows}));
+  auto* const sums = device_data<float>(workspace.take(DType::f32, {query_tiles * rows * Width}));
+  const TensorView counters = workspace.take(DType::i32, {query_tiles * num_warps + 1});
+  auto* const turns = device_data<std::int32_t>(counters);
+  PHOTON_CUDA_CHECK(cudaMemsetAsync(turns, 0, static_cast<std::size_t>(counters.bytes()), stream_of(ctx)));
+  const std::int64_t delta_blocks = ceil_div(num_rows * (Width / mma::chunk_elements), threads);
+  delta_kernel<Width><<<static_cast<unsigned>(delta_blocks), threads, 0, stream_of(ctx)>>>(
+      heads_of(out), heads_of(dout), delta, static_cast<int>(q.size(2)), num_rows, s);
+  PHOTON_CUDA_CHECK(cudaGetLastError());
+  allow_shared_memory(backward_kernel<Width>, Shared<Width>::bytes);
+  backward_kernel<Width><<<static_cast<unsigned>(num_blocks), threads, Shared<Width>::bytes, stream_of(ctx)>>>(
+      heads_of(q), heads_of(k), heads_of(v), heads_of(dout), device_data<float>(lse), delta, heads_of(dq), heads_of(dk),
+      heads_of(dv), Relay{sums, turns, turns + query_tiles * num_warps}, static_cast<int>(k.size(2)), s);
+  PHOTON_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+void flash_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
+                    const ConstTensorView& out, const ConstTensorView& lse, const ConstTensorView& dout,
+                    std::int64_t window, const TensorView& dq, const TensorView& dk, const TensorView& dv) {
+  if (q.size(3) == 64) {
+    launch<64>(ctx, q, k, v, out, lse, dout, window, dq, dk, dv);
+  } else {
+    launch<128>(ctx, q, k, v, out, lse, dout, window, dq, dk, dv);
+  }
+}
+
+}  // namespace photon::cuda
