@@ -178,6 +178,7 @@ Communicator Communicator::split(int color, const std::string& name) {
     std::vector<std::int32_t> colors(static_cast<std::size_t>(parent.size), color);
     const std::int32_t mine = color;
     all_gather(host_view(&mine, {1}), host_view(colors.data(), {parent.size}));
+    const comm::Watchdog watchdog = parent.job->limit("split");
     parent.check(MPI_Comm_split(parent.comm, color, parent.rank, &group.comm), "split");
     parent.check(MPI_Comm_set_errhandler(group.comm, MPI_ERRORS_RETURN), "split");
     group.world_ranks.clear();

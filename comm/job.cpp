@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
 #include <iterator>
@@ -78,12 +80,26 @@ std::string Job::name_of_rank(int world_rank) const {
   return fmt::format("rank {} on host {}", world_rank, peers[index].host);
 }
 
+bool Job::may_live(int world_rank) const {
+  if (world_rank == rank || static_cast<std::size_t>(world_rank) >= peers.size()) return true;
+  const Peer& peer = peers[static_cast<std::size_t>(world_rank)];
+  return !peer.visible || start_time_of(peer.pid) == peer.started;
+}
+
+Watchdog Job::limit(const char* operation) const {
+  return Watchdog(phase.deadline_seconds, [this, operation, seconds = phase.deadline_seconds] {
+    std::fprintf(stderr, "%s did not finish on rank %d, host %s (waited %g s for other ranks) see what they report\n",
+                 operation, rank, host.c_str(), seconds);
+    log.write("this rank gave up");
+    std::_Exit(static_cast<int>(ExitCode::failed));
+  });
+}
+
 void Job::check_peers(const Progress& operation) const {
   for (std::size_t r = 0; r < peers.size(); ++r) {
-    const Peer& peer = peers[r];
-    if (!peer.visible || static_cast<int>(r) == rank || start_time_of(peer.pid) == peer.started) continue;
+    if (may_live(static_cast<int>(r))) continue;
     throw Error(operation.describe(),
-                fmt::format("{}, process {}, has died", name_of_rank(static_cast<int>(r)), peer.pid),
+                fmt::format("{}, process {}, has died", name_of_rank(static_cast<int>(r)), peers[r].pid),
                 "look at what that rank said last");
   }
 }

@@ -12,6 +12,7 @@
 
 #include "comm/communicator.hpp"
 #include "comm/operation_log.hpp"
+#include "comm/watchdog.hpp"
 
 namespace photon::comm {
 
@@ -52,6 +53,10 @@ class Job {
   // this process can see has died, or when others do not answer after this process was asked to stop.
   void wait(Progress& operation);
 
+  // For the time of a call that blocks until other ranks do the same: ends this process at the phase's deadline.
+  Watchdog limit(const char* operation) const;
+
+  bool may_live(int world_rank) const;             // false: seen to have died
   std::string name_of_rank(int world_rank) const;  // "rank 3 on host a"
 
  private:

@@ -101,6 +101,7 @@ void OperationLog::set_file(std::string_view path, std::string_view host, int ra
 bool OperationLog::write(const char* reason) const noexcept {
   if (path_[0] == '\0') return true;
   const int saved_errno = errno;
+  written_ = 1;
   const int file = open(path_.data(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (file < 0) {
     errno = saved_errno;
@@ -132,7 +133,7 @@ bool OperationLog::write(const char* reason) const noexcept {
 }
 
 void OperationLog::discard() const noexcept {
-  if (path_[0] != '\0') unlink(path_.data());
+  if (written_ != 0) unlink(path_.data());
 }
 
 }  // namespace photon::comm

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -23,7 +24,7 @@ class OperationLog {
   // Writes the ring to the file, oldest operation first, in place of what the file held; nothing without set_file().
   // Safe inside a signal handler: neither allocates nor locks. False when the file cannot be written.
   bool write(const char* reason) const noexcept;
-  // Takes back a file that write() made, when the job ended in order after all.
+  // Takes back what write() wrote, when the job ended in order after all.
   void discard() const noexcept;
 
  private:
@@ -47,6 +48,7 @@ class OperationLog {
   Text<256> host_{};
   int rank_ = 0;
   int num_ranks_ = 1;
+  mutable volatile std::sig_atomic_t written_ = 0;
 };
 
 }  // namespace photon::comm

@@ -49,7 +49,10 @@ World::World() : job_(std::make_shared<comm::Job>()) {
     MPI_Initialized(&initialized);
     PHOTON_EXPECT(initialized == 0, "a second World in one process");
     int provided = MPI_THREAD_SINGLE;
-    group.check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    {
+      const comm::Watchdog watchdog = job_->limit("MPI_Init_thread");
+      group.check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    }
     mpi_ = true;
     group.comm = MPI_COMM_WORLD;
     group.check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "set-up");
@@ -113,6 +116,7 @@ World::~World() {
   the_log = nullptr;
   all_ = Communicator();
   job_->abandon();
+  const comm::Watchdog watchdog = job_->limit("MPI_Finalize");
   MPI_Finalize();
 }
 
@@ -140,10 +144,11 @@ void World::set_stop_request(bool (*requested)()) {
 }
 
 void World::abort(const std::string& message, int exit_code) {
+  the_log = nullptr;  // the signal that ends the rest must not write over this
   job_->log.write("this rank gave up");
   // An error that every rank meets (a bad configuration) is rank 0's to tell; it gets the time to do so and to end the
   // rest.
-  if (rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  if (rank() != 0 && job_->may_live(0)) std::this_thread::sleep_for(std::chrono::milliseconds(500));
   log_local(LogLevel::error, "{} (rank {} of {} on host {}, in phase '{}')", message, rank(), size(), host(),
             job_->phase.name);
   MPI_Abort(MPI_COMM_WORLD, exit_code);

@@ -250,6 +250,12 @@ void describe_parallel(Visitor& v, Parallel& c) {
                .at_least(0)
                .at_most(1 << 30),
            c.microbatch_size);
+  const auto deadline = [&](const char* name, const char* help, auto& value) {
+    v.scalar(Key(name, "s", help).at_least(1).at_most(1 << 20), value);
+  };
+  deadline("setup_deadline", "how long a rank waits for others at the start before it gives up", c.setup_deadline);
+  deadline("step_deadline", "the same in a step, and in an evaluation; longer than the slowest step", c.step_deadline);
+  deadline("save_deadline", "the same while a checkpoint is saved", c.save_deadline);
 }
 
 template <class Visitor, class Run>

@@ -65,6 +65,10 @@ struct ParallelConfig {
   std::int64_t shards = 1;           // ranks that share the decoders of the last stage
   std::string cut{};                 // modules that begin stages 2, 3, ...: "decoder2,decoder1"; empty = balanced
   std::int64_t microbatch_size = 0;  // sequences a forward/backward on one replica; 0 = chosen from memory
+  // How long a rank waits for others before it gives up, seconds.
+  std::int64_t setup_deadline = 900;
+  std::int64_t step_deadline = 900;  // a step, or an evaluation
+  std::int64_t save_deadline = 3600;
 
   bool operator==(const ParallelConfig&) const = default;
 };

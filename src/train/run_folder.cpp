@@ -45,6 +45,10 @@ std::filesystem::path RunFolder::log_file(int rank) const {
   return root_ / "logs" / fmt::format("rank-{}.log", rank);
 }
 
+std::filesystem::path RunFolder::operations_file(int rank) const {
+  return root_ / "logs" / fmt::format("operations-rank-{}.jsonl", rank);
+}
+
 std::optional<std::filesystem::path> RunFolder::set_aside() const {
   if (!std::filesystem::exists(root_)) return std::nullopt;
   // A trailing slash would put the old run inside itself.

@@ -1,5 +1,7 @@
 #include "train/stop_signal.hpp"
 
+#include "comm/world.hpp"
+
 namespace photon {
 namespace {
 
@@ -8,6 +10,8 @@ volatile std::sig_atomic_t interrupts = 0;
 
 void on_signal(int signal) {
   if (first_signal == 0) first_signal = signal;
+  // A launcher also sends SIGTERM when another rank has died, and SIGKILL soon after; a stop in order removes the file.
+  World::write_operations(signal == SIGTERM ? "SIGTERM" : signal == SIGUSR1 ? "SIGUSR1" : "SIGINT");
   if (signal != SIGINT) return;
   interrupts = interrupts + 1;
   if (interrupts > 1) {

@@ -21,11 +21,6 @@
 namespace photon {
 namespace {
 
-// How long a rank waits for others, seconds.
-constexpr double setup_deadline = 900;
-constexpr double step_deadline = 900;
-constexpr double save_deadline = 3600;
-
 // Ranks of one host share its cores, unless the user says how many threads each takes.
 void share_cores(int local_size) {
   if (local_size <= 1 || std::getenv("OMP_NUM_THREADS") != nullptr) return;
@@ -50,7 +45,8 @@ Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFact
 }
 
 void Trainer::run() {
-  world_.enter("set-up", setup_deadline);
+  world_.set_stop_request([] { return StopSignal::received() != 0; });
+  world_.enter("set-up", static_cast<double>(config_.parallel.setup_deadline));
   share_cores(world_.local_size());
   open_folder();
   adopt_stored_config();
@@ -94,7 +90,7 @@ bool Trainer::save_due(std::int64_t step) const {
 }
 
 void Trainer::run_step() {
-  world_.enter(fmt::format("step {}", state_.step + 1), step_deadline);
+  world_.enter(fmt::format("step {}", state_.step + 1), static_cast<double>(config_.parallel.step_deadline));
   if (trace_) trace_->before_step(state_.step + 1, world_.all());
   clock_.begin_step(state_.step + 1, trace_ && trace_->wants(state_.step + 1));
   Step step(state_.step + 1, config_.model);
@@ -254,7 +250,8 @@ void Trainer::finish_record(Step& step) {
 
 std::optional<ValidationResult> Trainer::evaluate() {
   const auto wish = [] { return StopSignal::received() != 0; };
-  world_.enter(fmt::format("evaluation after step {}", state_.step), step_deadline);
+  world_.enter(fmt::format("evaluation after step {}", state_.step),
+               static_cast<double>(config_.parallel.step_deadline));
   const RecLossOptions rec = rec_loss_options(config_.train);
   const auto measure = [&](const Batch& batch) {
     return pipeline_ ? pipeline_->evaluate(ctx_, batch, rec) : model_->evaluate(ctx_, batch, rec, {}, {});
@@ -299,7 +296,7 @@ std::vector<TensorPiece> Trainer::pieces_to_save() {
 }
 
 bool Trainer::save() {
-  world_.enter(fmt::format("save of step {}", state_.step), save_deadline);
+  world_.enter(fmt::format("save of step {}", state_.step), static_cast<double>(config_.parallel.save_deadline));
   console_->clear();
   Communicator& all = world_.all();
   const auto all_succeed = [&](bool mine) { return all.all_reduce(std::int64_t{mine ? 1 : 0}, Reduction::min) != 0; };

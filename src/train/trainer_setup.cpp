@@ -24,6 +24,7 @@ void Trainer::open_folder() {
   }
   world_.all().barrier();
   log_to_file(folder_.log_file(world_.rank()).string());
+  world_.keep_operations(folder_.operations_file(world_.rank()).string());
 }
 
 void Trainer::adopt_stored_config() {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "checkpoint/weights.hpp"
-#include "process.hpp"
 #include "testing/compare.hpp"
+#include "testing/process.hpp"
 #include "tiny_run.hpp"
 
 namespace photon::testing {
