@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <new>
@@ -202,6 +203,25 @@ int flush_results(int code) {
   return code == 0 ? static_cast<int>(ExitCode::failed) : code;
 }
 
+// The rank under a launcher; 0 alone.
+int rank_of_environment() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* value = std::getenv(name)) return std::atoi(value);
+  }
+  return 0;
+}
+
+// mpirun answers with a code of its own when a signal reached it before the ranks: whoever started it may ask rank 0
+// for the code that counts. A failure to write it must not hide the code that this process ends with.
+void tell_exit_code(int code) {
+  const char* const path = std::getenv("PHOTON_EXIT_FILE");
+  if (path == nullptr || rank_of_environment() != 0) return;
+  if (std::FILE* const file = std::fopen(path, "w")) {
+    fmt::print(file, "{}\n", code);
+    std::fclose(file);
+  }
+}
+
 }  // namespace
 
 int run(int argc, const char* const* argv) {
@@ -222,7 +242,9 @@ int run(int argc, const char* const* argv) {
     report("error: ", e.what());
     code = ExitCode::failed;
   }
-  return flush_results(static_cast<int>(code));
+  const int result = flush_results(static_cast<int>(code));
+  tell_exit_code(result);
+  return result;
 }
 
 }  // namespace photon::cli
