@@ -17,24 +17,24 @@ constexpr std::int64_t float_bytes = 4;
 constexpr double norm_traffic = 4;        // bytes a parameter: the gradient is read
 constexpr double optimizer_traffic = 28;  // weight, gradient and two moments read, all but the gradient written
 
-// Elements that a pass over this module reads of its parameters: of the embedding only where it is the head.
-std::int64_t weights_read(const ModelConfig& config, std::int64_t module) {
-  const bool head = config.type == ModelType::vanilla || module == decoder_module(config, 1);
+// Elements that a pass over these layers of one module reads of its parameters: of the embedding only where it is the
+// head.
+std::int64_t weights_read(const ModelConfig& config, const LayerRange& layers) {
+  const bool head = layers.end == all_layers(config).end;
   std::int64_t elements = 0;
-  for (const ParameterSpec& spec : hosted_parameters(config, {module, module + 1})) {
-    const bool embedding = spec.name == "embed.weight" || spec.name == "model.embed_tokens.weight";
-    if (!embedding || (head && config.tie_embeddings)) elements += spec.numel();
+  for (const ParameterSpec& spec : hosted_parameters(config, layers)) {
+    if (spec.name != embedding_name(config) || (head && config.tie_embeddings)) elements += spec.numel();
   }
   return elements;
 }
 
-// What a forward pass writes of one module and its backward reads: its stack's activations and its outputs. Encoders
-// take `sequences` whole sequences, decoders `groups` of their groups.
-double module_activations(const ModelConfig& config, std::int64_t module, std::int64_t sequences, std::int64_t tokens,
-                          std::int64_t groups) {
+// What a forward pass writes of a module's part and its backward reads: its stack's activations and its outputs.
+// Encoders take `sequences` whole sequences, decoders `groups` of their groups.
+double module_activations(const ModelConfig& config, std::int64_t module, const StackPart& part, std::int64_t sequences,
+                          std::int64_t tokens, std::int64_t groups) {
   if (config.type == ModelType::vanilla) {
     return static_cast<double>(
-        stack_saved_bytes(config.stack, config.dim, AttentionKind::stream, {sequences, tokens, tokens}) +
+        stack_saved_bytes(config.stack, part, config.dim, AttentionKind::stream, {sequences, tokens, tokens}) +
         sequences * tokens * config.dim * float_bytes);
   }
   const std::int64_t num_levels = config.num_levels();
@@ -45,13 +45,25 @@ double module_activations(const ModelConfig& config, std::int64_t module, std::i
   if (encodes) {
     const std::int64_t positions = units(l) / sequences;
     return static_cast<double>(
-        stack_saved_bytes(level.encoder, level.dim, AttentionKind::stream, {sequences, positions, positions}) +
+        stack_saved_bytes(level.encoder, part, level.dim, AttentionKind::stream, {sequences, positions, positions}) +
         2 * units(l) * level.dim * float_bytes);
   }
-  const StackShape shape{units(l), config.decoder_positions(l), level.chunk};
+  const std::int64_t positions = config.decoder_positions(l);
+  const StackShape shape{units(l), positions, part.ends() ? level.chunk : positions};
   const std::int64_t below = config.width(l - 1);
-  return static_cast<double>(stack_saved_bytes(level.decoder, below, AttentionKind::group, shape) +
-                             (shape.rows() + units(l - 1)) * below * float_bytes);
+  return static_cast<double>(stack_saved_bytes(level.decoder, part, below, AttentionKind::group, shape) +
+                             (shape.rows() + shape.output_rows()) * below * float_bytes);
+}
+
+// Elements of a boundary tensor that stand for one top-level group.
+std::int64_t elements_of_a_group(const ModelConfig& config, const Boundary& tensor) {
+  const auto units = [&](std::int64_t l) { return config.group_tokens() / config.cumulative_chunk(l); };
+  if (tensor.kind != Boundary::Kind::stream) return units(tensor.level) * config.width(tensor.level);
+  if (config.type == ModelType::vanilla) return config.dim;
+  const std::int64_t module = module_of(config, tensor.level);
+  if (module < config.num_levels()) return units(module + 1) * config.width(module + 1);
+  const std::int64_t l = 2 * config.num_levels() - module;
+  return units(l) * config.decoder_positions(l) * config.width(l - 1);
 }
 
 double steps_of_tree(std::int64_t ranks) {
@@ -93,38 +105,41 @@ CostModel::CostModel(const RunConfig& config, const Cluster& cluster, const Plan
 RankCost CostModel::cost_of(std::int64_t rank) const {
   const ModelConfig& model = config_.model;
   const std::int64_t stage = plan_.role(rank).stage;
-  const ModuleRange modules = plan_.stage_of(rank).modules;
+  const LayerRange layers = plan_.stage_of(rank).layers;
   const std::int64_t groups = plan_.groups(rank, plan_.microbatch_size, groups_per_sequence_).count;
   const double sequences = static_cast<double>(groups) / static_cast<double>(groups_per_sequence_);
-  const std::vector<double> flops = module_flops(model, config_.train.sequence_length);
+  const std::vector<double> flops = layer_flops(model, config_.train.sequence_length);
   RankCost cost;
-  for (std::int64_t m = modules.begin; m < modules.end; ++m) {
-    const auto weights = static_cast<double>(float_bytes * weights_read(model, m));
-    const double kept = module_activations(model, m, plan_.microbatch_size, config_.train.sequence_length, groups);
-    const bool head = m + 1 == num_modules(model);
+  for (std::int64_t m = 0; m < num_modules(model); ++m) {
+    const StackPart part = part_of(model, layers, m);
+    if (part.empty()) continue;
+    const std::int64_t first = module_layers(model, m).begin;
+    const LayerRange hosted{first + part.begin, first + part.end};
+    const auto weights = static_cast<double>(float_bytes * weights_read(model, hosted));
+    const double kept =
+        module_activations(model, m, part, plan_.microbatch_size, config_.train.sequence_length, groups);
+    const bool head = hosted.end == all_layers(model).end;
     const double logits = head ? sequences * static_cast<double>(config_.train.sequence_length * model.vocab_size) *
                                      static_cast<double>(float_bytes)
                                : 0;
-    const double forward = sequences * flops[static_cast<std::size_t>(m)];
+    double forward = 0;
+    for (std::int64_t i = hosted.begin; i < hosted.end; ++i) forward += sequences * flops[static_cast<std::size_t>(i)];
     // Backward: the weights again, their gradients read and written; every activation again and its gradient.
     cost.modules.push_back(
         {m, {forward, weights + 2 * (kept + logits)}, {2 * forward, 3 * weights + 4 * (kept + logits)}});
   }
-  const std::vector<ParameterSpec> hosted = hosted_parameters(model, modules);
+  const std::vector<ParameterSpec> hosted = hosted_parameters(model, layers);
   for (const ParameterSpec& spec : hosted) cost.num_parameters += spec.numel();
   cost.arena_bytes =
-      model.type == ModelType::vanilla
-          ? training_activation_bytes(model, plan_.microbatch_size, config_.train.sequence_length)
-          : stage_activation_bytes(model, modules, plan_.microbatch_size, config_.train.sequence_length, groups);
+      stage_activation_bytes(model, layers, plan_.microbatch_size, config_.train.sequence_length, groups);
   cost.memory.weights = float_bytes * flat_size(hosted);
   cost.memory.gradients = cost.memory.weights;
   cost.memory.optimizer = 2 * cost.memory.weights;
   cost.memory.activations = plan_.max_in_flight(stage, plan_.num_microbatches()) * cost.arena_bytes;
   for (const Crossing& crossing : plan_.crossings) {
-    if (crossing.from != stage || crossing.tensor.kind != Boundary::Kind::encoder_state) continue;
-    const std::int64_t level = crossing.tensor.level;
-    const std::int64_t rows = groups * (model.group_tokens() / model.cumulative_chunk(level));
-    cost.memory.staging = std::max(cost.memory.staging, rows * model.width(level) * float_bytes);
+    if (crossing.from != stage || crossing.tensor.kind != Boundary::Kind::encoder_state || !crossing.returns) continue;
+    cost.memory.staging =
+        std::max(cost.memory.staging, groups * elements_of_a_group(model, crossing.tensor) * float_bytes);
   }
   return cost;
 }
@@ -142,9 +157,7 @@ std::int64_t CostModel::message_bytes(std::int64_t from, std::int64_t to, const 
   const GroupRange a = plan_.groups(from, plan_.microbatch_size, groups_per_sequence_);
   const GroupRange b = plan_.groups(to, plan_.microbatch_size, groups_per_sequence_);
   const std::int64_t common = std::min(a.begin + a.count, b.begin + b.count) - std::max(a.begin, b.begin);
-  const ModelConfig& model = config_.model;
-  return std::max<std::int64_t>(common, 0) * (model.group_tokens() / model.cumulative_chunk(tensor.level)) *
-         model.width(tensor.level) * float_bytes;
+  return std::max<std::int64_t>(common, 0) * elements_of_a_group(config_.model, tensor) * float_bytes;
 }
 
 double CostModel::sent_bytes(std::int64_t rank, const Program& program) const {
@@ -191,13 +204,11 @@ double CostModel::gradient_seconds(std::int64_t r) const {
     return all_reduce_seconds(cluster_, {.count = holders, .stride = 1}, bytes) + between;
   };
   const StagePlan& stage = plan_.stage_of(r);
-  const bool first = stage.modules.begin == 0;
-  const bool last = stage.modules.end == num_modules(model);
   auto bytes = static_cast<double>(float_bytes * rank(r).num_parameters);
-  if (plan_.stages == 1 || (!first && !last)) return sum(bytes, stage.shards);
-  // The embedding is on the first and on the last stage, and its gradient is the sum over both.
+  const std::int64_t holders = plan_.embedding_holders();
+  if (holders == 0 || !plan_.holds_embedding(plan_.role(r).stage)) return sum(bytes, stage.shards);
   const auto embedding = static_cast<double>(float_bytes * model.vocab_size * model.dim);
-  return sum(bytes - embedding, stage.shards) + sum(embedding, 1 + plan_.shards);
+  return sum(bytes - embedding, stage.shards) + sum(embedding, holders);
 }
 
 double CostModel::small_sum_seconds() const {
@@ -253,7 +264,7 @@ TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64
     if (t.kind == Kind::send || t.kind == Kind::receive) {
       t.peer = i.peer;
       const auto kind = static_cast<std::int64_t>(i.tensor.kind) * 2 + (i.tensor.gradient ? 1 : 0);
-      t.message = (i.microbatch * 8 + kind) * 64 + i.tensor.level;
+      t.message = (i.microbatch * 16 + kind) * 1024 + i.tensor.level;
     }
     if (t.kind == Kind::collective) {
       t.group = 0;

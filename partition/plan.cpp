@@ -15,9 +15,14 @@ std::string plural(std::int64_t count, const char* word) {
   return fmt::format("{} {}{}", count, word, count == 1 ? "" : "s");
 }
 
+// "encoder1.0-2, decoder1.0-3"
 std::string chain_of(const ModelConfig& model) {
   std::string chain;
-  for (std::int64_t m = 0; m < num_modules(model); ++m) chain += (m == 0 ? "" : ", ") + module_name(model, m);
+  for (std::int64_t m = 0; m < num_modules(model); ++m) {
+    const std::int64_t last = module_stack(model, m).layers - 1;
+    chain += fmt::format("{}{}.0{}", m == 0 ? "" : ", ", module_name(model, m),
+                         last > 0 ? fmt::format("-{}", last) : std::string());
+  }
   return chain;
 }
 
@@ -27,58 +32,25 @@ std::vector<std::int64_t> named_cut(const RunConfig& config) {
   const std::string& cut = config.parallel.cut;
   const auto refuse = [&](const std::string& why) {
     return InputError(fmt::format("parallel.cut is '{}'", cut), why,
-                      fmt::format("name the modules that begin stages 2 to {}, in the order of the chain {}",
+                      fmt::format("name the layers that begin stages 2 to {}, in the order of the chain {}",
                                   config.parallel.stages, chain_of(config.model)));
   };
   for (std::size_t begin = 0; begin <= cut.size();) {
     const std::size_t end = std::min(cut.find(',', begin), cut.size());
     std::string name = cut.substr(begin, end - begin);
     std::erase(name, ' ');
-    const auto module = find_module(config.model, name);
-    if (!module) throw refuse(fmt::format("the model has no module '{}'", name));
-    if (*module <= (starts.empty() ? 0 : starts.back())) throw refuse(fmt::format("'{}' begins no later stage", name));
-    starts.push_back(*module);
+    const auto layer = find_layer(config.model, name);
+    if (!layer) throw refuse(fmt::format("the model has no layer '{}'", name));
+    if (*layer <= (starts.empty() ? 0 : starts.back())) throw refuse(fmt::format("'{}' begins no later stage", name));
+    starts.push_back(*layer);
     begin = end + 1;
   }
   if (static_cast<std::int64_t>(starts.size()) != config.parallel.stages - 1) {
     throw refuse(fmt::format("parallel.stages is {}, so {} begin a stage", config.parallel.stages,
-                             plural(config.parallel.stages - 1, "module")));
+                             plural(config.parallel.stages - 1, "layer")));
   }
   return starts;
 }
-
-// Tries every cut of modules begin .. end-1 into the given number of stages; the chain is short.
-struct BalancedCut {
-  const std::vector<double>& flops;
-  std::int64_t stages;
-  double shards;
-  std::int64_t first_decoder;
-  double best = std::numeric_limits<double>::infinity();
-  std::vector<std::int64_t> best_starts{};
-  std::vector<std::int64_t> starts{};
-
-  void search(std::int64_t begin, double most) {
-    const auto total = static_cast<std::int64_t>(flops.size());
-    const std::int64_t left = stages - static_cast<std::int64_t>(starts.size());  // stages from `begin` on
-    double work = 0;
-    if (left == 1) {
-      if (shards > 1 && begin < first_decoder) return;
-      for (std::int64_t m = begin; m < total; ++m) work += flops[static_cast<std::size_t>(m)];
-      const double found = std::max(most, work / shards);
-      if (found < best) {
-        best = found;
-        best_starts = starts;
-      }
-      return;
-    }
-    for (std::int64_t end = begin + 1; end <= total - (left - 1); ++end) {
-      work += flops[static_cast<std::size_t>(end - 1)];
-      starts.push_back(end);
-      search(end, std::max(most, work));
-      starts.pop_back();
-    }
-  }
-};
 
 void check_parallel(const RunConfig& config) {
   const ParallelConfig& parallel = config.parallel;
@@ -87,24 +59,35 @@ void check_parallel(const RunConfig& config) {
     throw InputError(fmt::format("parallel.cut is '{}'", parallel.cut), "parallel.stages is 1: there is nothing to cut",
                      "remove it or set parallel.stages higher");
   }
-  if (config.model.type == ModelType::vanilla) {
-    throw InputError("this layout is not supported",
-                     fmt::format("parallel.stages is {} and parallel.shards is {}; a vanilla model has one module and "
-                                 "trains as data-parallel replicas only",
-                                 parallel.stages, parallel.shards),
-                     "set parallel.stages and parallel.shards to 1");
+  if (config.model.type == ModelType::vanilla && parallel.shards > 1) {
+    throw InputError(fmt::format("parallel.shards is {}", parallel.shards),
+                     "shards share the groups of decoders, and a vanilla model has none",
+                     "set it to 1: more parallel.stages or replicas take more ranks");
   }
   if (parallel.stages == 1) {
     throw InputError(fmt::format("parallel.shards is {} and parallel.stages is 1", parallel.shards),
                      "shards share the groups of decoders, and a single stage holds the encoders too",
                      "set parallel.stages to 2 or more, or parallel.shards to 1");
   }
-  const std::int64_t most = parallel.shards > 1 ? config.model.num_levels() + 1 : num_modules(config.model);
-  if (parallel.stages > num_modules(config.model)) {
+  // A sharded stage has decoders only, so all encoders and up to one layer less than all lie before it.
+  const std::int64_t layers = all_layers(config.model).end;
+  if (parallel.stages > layers) {
     throw InputError(fmt::format("parallel.stages is {}", parallel.stages),
-                     fmt::format("the model has {} modules: {}", num_modules(config.model), chain_of(config.model)),
-                     fmt::format("set it to at most {}", std::max(most, num_modules(config.model))));
+                     fmt::format("the model has {} layers: {}", layers, chain_of(config.model)),
+                     fmt::format("set it to at most {}", layers));
   }
+}
+
+// Empty where one stage alone holds it.
+std::vector<std::int64_t> embedding_stages_of(const ModelConfig& model, const std::vector<StagePlan>& layout) {
+  std::vector<std::int64_t> stages;
+  if (layout.size() == 1) return stages;
+  for (std::size_t s = 0; s < layout.size(); ++s) {
+    for (const ParameterSpec& spec : hosted_parameters(model, layout[s].layers)) {
+      if (spec.name == embedding_name(model)) stages.push_back(static_cast<std::int64_t>(s));
+    }
+  }
+  return stages.size() > 1 ? stages : std::vector<std::int64_t>();
 }
 
 }  // namespace
@@ -114,6 +97,7 @@ std::string Boundary::str() const {
   if (kind == Kind::encoder_state) name = "X";
   if (kind == Kind::conditioning) name = "c";
   if (kind == Kind::reconstruction) name = "Y";
+  if (kind == Kind::stream) name = "h";
   return fmt::format("{}{}({})", gradient ? "d" : "", name, level);
 }
 
@@ -146,20 +130,24 @@ GroupRange Plan::groups(std::int64_t rank, std::int64_t sequences, std::int64_t 
   return {begin * unit, (units * (shard + 1) / count - begin) * unit};
 }
 
-std::int64_t Plan::max_in_flight(std::int64_t stage, std::int64_t num_microbatches) const {
-  return std::min(stages - stage, num_microbatches);
+bool Plan::holds_embedding(std::int64_t stage) const {
+  return std::find(embedding_stages.begin(), embedding_stages.end(), stage) != embedding_stages.end();
 }
 
-std::vector<std::string> module_names(const ModelConfig& config, const StagePlan& stage) {
-  std::vector<std::string> names;
-  for (std::int64_t m = stage.modules.begin; m < stage.modules.end; ++m) names.push_back(module_name(config, m));
-  return names;
+std::int64_t Plan::embedding_holders() const {
+  std::int64_t holders = 0;
+  for (const std::int64_t stage : embedding_stages) holders += layout[static_cast<std::size_t>(stage)].shards;
+  return holders;
+}
+
+std::int64_t Plan::max_in_flight(std::int64_t stage, std::int64_t num_microbatches) const {
+  return std::min(stages - stage, num_microbatches);
 }
 
 std::string hosted_text(const ModelConfig& config, const Plan& plan, std::int64_t rank) {
   const StagePlan& stage = plan.stage_of(rank);
   const RankRole& role = plan.role(rank);
-  std::string text = fmt::format("{}", fmt::join(module_names(config, stage), " "));
+  std::string text = fmt::format("{}", fmt::join(part_names(config, stage.layers), " "));
   if (stage.shards > 1) text += fmt::format(", shard {} of {}", role.shard + 1, stage.shards);
   if (plan.replicas > 1) text += fmt::format(", replica {} of {}", role.replica + 1, plan.replicas);
   return text;
@@ -169,18 +157,63 @@ std::int64_t ranks_per_replica(const ParallelConfig& parallel) {
   return parallel.stages - 1 + parallel.shards;
 }
 
+std::optional<std::vector<std::int64_t>> balanced_cut(const RunConfig& config, std::int64_t stages, std::int64_t shards,
+                                                      CutPoints points) {
+  const ModelConfig& model = config.model;
+  const std::vector<double> flops = layer_flops(model, config.train.sequence_length);
+  std::vector<std::int64_t> candidates;  // where a stage may begin, and the end of the chain
+  for (std::int64_t layer = 0; layer < all_layers(model).end; ++layer) {
+    if (points == CutPoints::layers || layer == module_layers(model, module_of(model, layer)).begin)
+      candidates.push_back(layer);
+  }
+  candidates.push_back(all_layers(model).end);
+  const std::size_t num_points = candidates.size();
+  std::vector<double> before(flops.size() + 1, 0);
+  for (std::size_t i = 0; i < flops.size(); ++i) before[i + 1] = before[i] + flops[i];
+  const auto work = [&](std::size_t from, std::size_t to) {
+    return before[static_cast<std::size_t>(candidates[to])] - before[static_cast<std::size_t>(candidates[from])];
+  };
+  // most[s][p]: of the ways to end stage s at point p, the least that the busiest rank up to there can have to do.
+  constexpr double never = std::numeric_limits<double>::infinity();
+  const auto s_count = static_cast<std::size_t>(stages);
+  std::vector<std::vector<double>> most(s_count + 1, std::vector<double>(num_points, never));
+  std::vector<std::vector<std::size_t>> previous(s_count + 1, std::vector<std::size_t>(num_points, 0));
+  most[0][0] = 0;
+  for (std::size_t s = 1; s <= s_count; ++s) {
+    const bool last = s == s_count;
+    for (std::size_t p = 1; p < num_points; ++p) {
+      for (std::size_t q = 0; q < p; ++q) {
+        if (last && shards > 1 && candidates[q] < first_decoder_layer(model)) continue;
+        const double found = std::max(most[s - 1][q], work(q, p) / static_cast<double>(last ? shards : 1));
+        if (found >= most[s][p]) continue;
+        most[s][p] = found;
+        previous[s][p] = q;
+      }
+    }
+  }
+  if (most[s_count].back() == never) return std::nullopt;
+  std::vector<std::int64_t> starts;
+  std::size_t point = num_points - 1;
+  for (std::size_t s = s_count; s > 1; --s) {
+    point = previous[s][point];
+    starts.push_back(candidates[point]);
+  }
+  std::reverse(starts.begin(), starts.end());
+  return starts;
+}
+
 std::vector<StagePlan> cut_stages(const RunConfig& config) {
   check_parallel(config);
   const ParallelConfig& parallel = config.parallel;
-  const ModuleRange all = all_modules(config.model);
+  const LayerRange all = all_layers(config.model);
   if (parallel.stages == 1) return {{all, 1}};
-  const std::int64_t first_decoder = config.model.num_levels();
+  const std::int64_t first_decoder = first_decoder_layer(config.model);
   std::vector<std::int64_t> starts;
   if (parallel.cut.empty()) {
-    const std::vector<double> flops = module_flops(config.model, config.train.sequence_length);
-    BalancedCut search{flops, parallel.stages, static_cast<double>(parallel.shards), first_decoder};
-    search.search(0, 0);
-    starts = search.best_starts;
+    auto found = balanced_cut(config, parallel.stages, parallel.shards, CutPoints::modules);
+    if (!found) found = balanced_cut(config, parallel.stages, parallel.shards, CutPoints::layers);
+    PHOTON_EXPECT(found.has_value(), "no cut of {} layers into {} stages", all.end, parallel.stages);
+    starts = *found;
   } else {
     starts = named_cut(config);
   }
@@ -188,8 +221,8 @@ std::vector<StagePlan> cut_stages(const RunConfig& config) {
     throw InputError(
         fmt::format("parallel.shards is {}", parallel.shards),
         fmt::format("the last stage begins with {}, and shards share the groups of decoders only",
-                    module_name(config.model, starts.back())),
-        fmt::format("let parallel.cut end with {} or a later module", module_name(config.model, first_decoder)));
+                    layer_name(config.model, starts.back())),
+        fmt::format("let parallel.cut end with {} or a later layer", layer_name(config.model, first_decoder)));
   }
   std::vector<StagePlan> layout;
   starts.push_back(all.end);
@@ -202,29 +235,50 @@ std::vector<StagePlan> cut_stages(const RunConfig& config) {
   return layout;
 }
 
-std::vector<Crossing> crossings_of(const ModelConfig& config, const std::vector<StagePlan>& layout) {
+std::vector<Crossing> crossings_of(const RunConfig& config, const std::vector<StagePlan>& layout) {
+  const ModelConfig& model = config.model;
   std::vector<Crossing> crossings;
-  const auto stage_with = [&](std::int64_t module) {
+  const auto stage_with = [&](std::int64_t layer) {
     std::int64_t stage = 0;
-    while (!layout[static_cast<std::size_t>(stage)].modules.contains(module)) ++stage;
+    while (!layout[static_cast<std::size_t>(stage)].layers.contains(layer)) ++stage;
     return stage;
   };
-  const auto cross = [&](Boundary::Kind kind, std::int64_t level, std::int64_t from, std::set<std::int64_t> readers) {
-    std::set<std::int64_t> stages;
-    for (const std::int64_t reader : readers) stages.insert(stage_with(reader));
-    for (const std::int64_t to : stages) {
-      if (to != stage_with(from)) crossings.push_back({{kind, level, false}, stage_with(from), to});
+  const auto first_of = [&](std::int64_t module) { return stage_with(module_layers(model, module).begin); };
+  const auto last_of = [&](std::int64_t module) { return stage_with(module_layers(model, module).end - 1); };
+  // To the stages that read it, of which `measures` only measures a distance to it.
+  const auto cross = [&](Boundary::Kind kind, std::int64_t level, std::int64_t from, std::set<std::int64_t> readers,
+                         std::optional<std::int64_t> measures = std::nullopt) {
+    const bool alone = measures && !readers.contains(*measures);
+    if (measures) readers.insert(*measures);
+    for (const std::int64_t to : readers) {
+      if (to == from) continue;
+      const bool returns = !(alone && to == *measures && config.train.rec_stop_gradient);
+      crossings.push_back({{kind, level, false}, from, to, returns});
+    }
+  };
+  const auto cross_inside = [&] {
+    for (std::size_t s = 1; s < layout.size(); ++s) {
+      const std::int64_t layer = layout[s].layers.begin;
+      if (layer == module_layers(model, module_of(model, layer)).begin) continue;
+      cross(Boundary::Kind::stream, layer, static_cast<std::int64_t>(s) - 1, {static_cast<std::int64_t>(s)});
     }
   };
   if (layout.size() == 1) return crossings;
-  const std::int64_t num_levels = config.num_levels();
+  const std::int64_t num_levels = model.num_levels();
   for (std::int64_t l = 1; l < num_levels; ++l) {
-    cross(Boundary::Kind::encoder_state, l, encoder_module(l), {encoder_module(l + 1), decoder_module(config, l + 1)});
+    const std::int64_t above = decoder_module(model, l + 1);
+    cross(Boundary::Kind::encoder_state, l, last_of(encoder_module(l)),
+          {first_of(encoder_module(l + 1)), first_of(above)}, last_of(above));
   }
-  cross(Boundary::Kind::conditioning, num_levels, encoder_module(num_levels), {decoder_module(config, num_levels)});
+  if (num_levels > 0) {
+    cross(Boundary::Kind::conditioning, num_levels, last_of(encoder_module(num_levels)),
+          {first_of(decoder_module(model, num_levels))});
+  }
   for (std::int64_t l = num_levels - 1; l >= 1; --l) {
-    cross(Boundary::Kind::reconstruction, l, decoder_module(config, l + 1), {decoder_module(config, l)});
+    cross(Boundary::Kind::reconstruction, l, last_of(decoder_module(model, l + 1)),
+          {first_of(decoder_module(model, l))});
   }
+  cross_inside();
   return crossings;
 }
 
@@ -242,7 +296,8 @@ Plan make_plan(const RunConfig& config, std::int64_t num_ranks, std::int64_t bud
   const ParallelConfig& parallel = config.parallel;
   Plan plan;
   plan.layout = cut_stages(config);
-  plan.crossings = crossings_of(config.model, plan.layout);
+  plan.crossings = crossings_of(config, plan.layout);
+  plan.embedding_stages = embedding_stages_of(config.model, plan.layout);
   plan.stages = parallel.stages;
   plan.shards = parallel.shards;
   plan.whole_sequences = config.model.lookback > 0;

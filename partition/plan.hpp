@@ -1,13 +1,14 @@
 // The plan: which rank hosts what, what crosses between ranks, and how the batch of a step is dealt to replicas,
 // microbatches and shards.
 //
-// A replica is a pipeline of stages; each hosts some modules of the chain (blueprint/modules.hpp). The last stage may
+// A replica is a pipeline of stages; each hosts some layers of the chain (blueprint/modules.hpp). The last stage may
 // have several shards: ranks that hold the same decoders and take different groups of every microbatch. All other
 // stages are one rank.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,23 +26,25 @@ struct RankRole {
 };
 
 struct StagePlan {
-  ModuleRange modules;
+  LayerRange layers;
   std::int64_t shards = 1;
 };
 
-// A tensor between modules, or the gradient of the loss by it. For a microbatch of B sequences, all f32:
+// A tensor between stages, or the gradient of the loss by it. For a microbatch of B sequences, all f32:
 //   encoder_state l = 1 .. L-1: X(l) [B, M_l, D_l], which encoder l gives to encoder l+1 and decoder l+1
 //   conditioning L:             c(L) [B, M_L, D_L], which encoder L gives to decoder L
 //   reconstruction l = 1 .. L-1: Y(l) [B, M_l, D_l], which decoder l+1 gives to decoder l
+//   stream p: the residual stream into layer p of the chain, where that is not the first of its stack: [B, M_l, D_l] in
+//     encoder l, [B M_l, decoder_positions(l), D_{l-1}] in decoder l, [B, T, D] in a vanilla model
 // Tokens cross nowhere: every rank reads those of its replica.
 struct Boundary {
-  enum class Kind : std::uint8_t { none, encoder_state, conditioning, reconstruction };
+  enum class Kind : std::uint8_t { none, encoder_state, conditioning, reconstruction, stream };
   Kind kind = Kind::none;
-  std::int64_t level = 0;
+  std::int64_t level = 0;  // the layer of a stream
   bool gradient = false;
 
   bool operator==(const Boundary&) const = default;
-  std::string str() const;  // "X(1)", "dY(2)", "c(2)"
+  std::string str() const;  // "X(1)", "dY(2)", "c(2)", "h(3)"
 };
 
 // A boundary tensor that one stage makes and another reads; its gradient goes the other way.
@@ -49,6 +52,7 @@ struct Crossing {
   Boundary tensor;
   std::int64_t from = 0;  // stages
   std::int64_t to = 0;
+  bool returns = true;  // whether the reader has a gradient of it (not where it only measures a distance to X(l))
 };
 
 struct Plan {
@@ -74,12 +78,14 @@ struct Plan {
   // The groups that a rank takes of `sequences` sequences of `groups_per_sequence` groups each: contiguous, as equal as
   // can be, all of them where its stage has one shard.
   GroupRange groups(std::int64_t rank, std::int64_t sequences, std::int64_t groups_per_sequence) const;
+  // Stages that hold the embedding, where they are several: its gradient is then the sum over them.
+  std::vector<std::int64_t> embedding_stages{};
+  bool holds_embedding(std::int64_t stage) const;
+  std::int64_t embedding_holders() const;  // ranks of one replica; 0 where it lies on one stage
+
   // Microbatches whose forward is done and whose backward is not, at most, in a step of `num_microbatches`.
   std::int64_t max_in_flight(std::int64_t stage, std::int64_t num_microbatches) const;
 };
-
-// The modules of a stage by name, in the order of the chain.
-std::vector<std::string> module_names(const ModelConfig& config, const StagePlan& stage);
 
 // What a rank hosts, for people: "decoder2 decoder1, shard 1 of 3, replica 2 of 2".
 std::string hosted_text(const ModelConfig& config, const Plan& plan, std::int64_t rank);
@@ -87,11 +93,17 @@ std::string hosted_text(const ModelConfig& config, const Plan& plan, std::int64_
 // Ranks that one replica takes under parallel.stages and parallel.shards.
 std::int64_t ranks_per_replica(const ParallelConfig& parallel);
 
-// Cuts the chain as parallel.stages, shards and cut say; without a cut so that the most work of any rank is least.
-// Errors: InputError naming the keys for a cut that is none of this model's.
+// Where cuts may lie: between modules, where little crosses, or between any layers.
+enum class CutPoints : std::uint8_t { modules, layers };
+// The layers that begin stages 2, 3, ... so that the most work of any rank is least, with `shards` ranks for the last
+// stage, which has decoders only where they are several; nothing where there are too few such points.
+std::optional<std::vector<std::int64_t>> balanced_cut(const RunConfig& config, std::int64_t stages, std::int64_t shards,
+                                                      CutPoints points);
+// Cuts the chain as parallel.stages, shards and cut say; without a cut balanced between modules, or between layers
+// where there are more stages than modules. Errors: InputError naming the keys for a cut that is none of this model's.
 std::vector<StagePlan> cut_stages(const RunConfig& config);
 // What crosses between these stages.
-std::vector<Crossing> crossings_of(const ModelConfig& config, const std::vector<StagePlan>& layout);
+std::vector<Crossing> crossings_of(const RunConfig& config, const std::vector<StagePlan>& layout);
 
 // Memory that a microbatch of the given number of sequences takes for activations and scratch, bytes.
 using ArenaBytes = std::function<std::int64_t(std::int64_t)>;

@@ -72,6 +72,7 @@ class RankProgram {
   // Gradients go against the crossings: who receives a tensor sends its gradient.
   void exchange(Op op, std::int64_t microbatch, bool gradient) {
     for (const Crossing& crossing : plan_.crossings) {
+      if (gradient && !crossing.returns) continue;
       const std::int64_t from = gradient ? crossing.to : crossing.from;
       const std::int64_t to = gradient ? crossing.from : crossing.to;
       if ((op == Op::send ? from : to) != role_.stage) continue;

@@ -1,5 +1,7 @@
 #include "partition/search.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -30,34 +32,41 @@ std::int64_t never(std::int64_t) {
   return 0;
 }
 
-std::string cut_text(const ModelConfig& model, const std::vector<StagePlan>& layout) {
-  std::string cut;
-  for (std::size_t s = 1; s < layout.size(); ++s) {
-    if (s > 1) cut += ',';
-    cut += module_name(model, layout[s].modules.begin);
-  }
-  return cut;
+std::string cut_text(const ModelConfig& model, const std::vector<std::int64_t>& starts) {
+  std::vector<std::string> names;
+  for (const std::int64_t layer : starts) names.push_back(layer_name(model, layer));
+  return fmt::format("{}", fmt::join(names, ","));
 }
 
-// All cuts of the chain into the given number of stages, as parallel.cut; with shards the last stage holds decoders
-// only.
-std::vector<std::string> cuts(const ModelConfig& model, std::int64_t stages, bool sharded) {
+std::vector<std::int64_t> starts_of(const std::vector<StagePlan>& layout) {
+  std::vector<std::int64_t> starts;
+  for (std::size_t s = 1; s < layout.size(); ++s) starts.push_back(layout[s].layers.begin);
+  return starts;
+}
+
+// The cuts of the chain into the given number of stages that are tried, as parallel.cut: all those between modules, and
+// the balanced one between layers.
+std::vector<std::string> cuts(const RunConfig& config, std::int64_t stages, std::int64_t shards) {
+  const ModelConfig& model = config.model;
   std::vector<std::string> result;
-  const std::int64_t modules = num_modules(model);
-  const auto extend = [&](auto& self, std::vector<StagePlan> layout, std::int64_t begin) -> void {
-    const std::int64_t left = stages - static_cast<std::int64_t>(layout.size());
-    if (left == 1) {
-      layout.push_back({{begin, modules}, 1});
-      if (!sharded || begin >= model.num_levels()) result.push_back(cut_text(model, layout));
+  const auto extend = [&](auto& self, std::vector<std::int64_t> starts, std::int64_t module) -> void {
+    const std::int64_t missing = stages - 1 - static_cast<std::int64_t>(starts.size());
+    if (missing == 0) {
+      if (shards == 1 || starts.back() >= first_decoder_layer(model)) result.push_back(cut_text(model, starts));
       return;
     }
-    for (std::int64_t end = begin + 1; end <= modules - (left - 1); ++end) {
-      std::vector<StagePlan> longer = layout;
-      longer.push_back({{begin, end}, 1});
-      self(self, std::move(longer), end);
+    for (std::int64_t m = module; m + missing <= num_modules(model); ++m) {
+      std::vector<std::int64_t> longer = starts;
+      longer.push_back(module_layers(model, m).begin);
+      self(self, std::move(longer), m + 1);
     }
   };
-  extend(extend, {}, 0);
+  if (stages == 1) return {""};
+  extend(extend, {}, 1);
+  if (const auto starts = balanced_cut(config, stages, shards, CutPoints::layers)) {
+    const std::string cut = cut_text(model, *starts);
+    if (std::find(result.begin(), result.end(), cut) == result.end()) result.push_back(cut);
+  }
   return result;
 }
 
@@ -85,10 +94,10 @@ std::vector<Candidate> all_layouts(const RunConfig& config, const Cluster& clust
   std::vector<Candidate> candidates;
   for (std::int64_t each = 1; each <= cluster.num_ranks; ++each) {
     if (cluster.num_ranks % each != 0 || config.train.batch_size % (cluster.num_ranks / each) != 0) continue;
-    for (std::int64_t stages = 1; stages <= std::min(each, num_modules(config.model)); ++stages) {
+    for (std::int64_t stages = 1; stages <= std::min(each, all_layers(config.model).end); ++stages) {
       const std::int64_t shards = each - stages + 1;
-      if (stages == 1 && shards > 1) continue;
-      for (const std::string& cut : cuts(config.model, stages, shards > 1)) {
+      if (shards > 1 && (stages == 1 || config.model.type == ModelType::vanilla)) continue;
+      for (const std::string& cut : cuts(config, stages, shards)) {
         ParallelConfig parallel;
         parallel.stages = stages;
         parallel.shards = shards;
@@ -166,7 +175,7 @@ Plan plan_given(const RunConfig& config, const Cluster& cluster) {
   const CostModel cost(config, cluster, plan);
   if (cost.memory_bytes() <= cluster.memory_bytes) return plan;
   ParallelConfig given = config.parallel;
-  given.cut = cut_text(config.model, plan.layout);
+  given.cut = cut_text(config.model, starts_of(plan.layout));
   refuse(config, cluster, given, cost.fullest().memory);
 }
 

@@ -74,12 +74,18 @@ std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size) {
 
 std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
                                const StackShape& shape, std::int64_t element) {
+  return stack_saved_bytes(stack, whole_stack(stack), width, kind, shape, element);
+}
+
+std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
+                               const StackShape& shape, std::int64_t element) {
   Meter meter(element);
   const Widths w = widths(stack, width);
-  for (std::int64_t i = 0; i < stack.layers; ++i) {
-    layer(meter, w, kind, shape, i + 1 == stack.layers && shape.trimmed(), true);
-    if (i > 0) meter.activations(shape.rows() * w.d);
+  for (std::int64_t i = part.begin; i < part.end; ++i) {
+    layer(meter, w, kind, shape, i + 1 == part.of && shape.trimmed(), true);
+    if (i > part.begin) meter.activations(shape.rows() * w.d);
   }
+  if (!part.ends()) return meter.peak();
   meter.activations(shape.output_rows() * w.d);
   meter.floats(shape.output_rows());
   return meter.peak();
@@ -100,6 +106,11 @@ std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t 
 
 std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
                                           std::int64_t element) {
+  return stack_backward_scratch_bytes(stack, whole_stack(stack), width, shape, element);
+}
+
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+                                          const StackShape& shape, std::int64_t element) {
   Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
@@ -110,8 +121,8 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t
   positions(meter, shape);
   if (shape.trimmed()) meter.activations(m * w.d);
   const std::int64_t base = meter.used();
-  for (std::int64_t i = 0; i < stack.layers; ++i) {
-    const bool trimmed = i + 1 == stack.layers && shape.trimmed();
+  for (std::int64_t i = part.begin; i < part.end; ++i) {
+    const bool trimmed = i + 1 == part.of && shape.trimmed();
     meter.activations((trimmed ? m : n) * w.d);
     meter.activations(n * (trimmed ? w.kv : w.d + w.kv));
     if (trimmed) {
@@ -146,26 +157,30 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
 
 namespace {
 
-void saved_stack(Meter& meter, const StackConfig& stack, std::int64_t width, AttentionKind kind,
+void saved_stack(Meter& meter, const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
                  const StackShape& shape, std::int64_t element) {
-  meter.take(stack_saved_bytes(stack, width, kind, shape, element));
+  meter.take(stack_saved_bytes(stack, part, width, kind, shape, element));
   meter.touch(stack_forward_scratch_bytes(stack, width, shape, element));
 }
 
-std::int64_t vanilla_training_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
-                                    std::int64_t element) {
+// VanillaStage.
+std::int64_t vanilla_stage_bytes(const ModelConfig& config, const LayerRange& layers, std::int64_t batch,
+                                 std::int64_t tokens, std::int64_t element) {
   Meter meter(element);
+  const StackPart part = part_of(config, layers, 0);
   const std::int64_t n = batch * tokens;
   const StackShape shape{batch, tokens, tokens};
-  meter.ints(n);                      // inputs
-  meter.ints(n);                      // targets
-  meter.bytes(n);                     // mask
-  meter.activations(n * config.dim);  // embeddings
+  if (part.starts()) meter.ints(n);  // inputs
+  if (part.ends()) {
+    meter.ints(n);   // targets
+    meter.bytes(n);  // mask
+  }
+  meter.activations(n * config.dim);  // embeddings, or what the layer before gave
   meter.activations(n * config.dim);  // output
-  saved_stack(meter, config.stack, config.dim, AttentionKind::stream, shape, element);
+  saved_stack(meter, config.stack, part, config.dim, AttentionKind::stream, shape, element);
   meter.activations(n * config.dim);  // gradient of the output
-  meter.activations(n * config.dim);  // gradient of the embeddings
-  meter.touch(stack_backward_scratch_bytes(config.stack, config.dim, shape, element));
+  meter.activations(n * config.dim);  // gradient of the input
+  meter.touch(stack_backward_scratch_bytes(config.stack, part, config.dim, shape, element));
   return meter.peak();
 }
 
@@ -173,86 +188,101 @@ std::int64_t vanilla_training_bytes(const ModelConfig& config, std::int64_t batc
 
 std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
                                        std::int64_t element) {
-  if (config.type == ModelType::vanilla) return vanilla_training_bytes(config, batch, tokens, element);
   const std::int64_t span = config.group_tokens();
-  return stage_activation_bytes(config, all_modules(config), batch, tokens, batch * ((tokens + span - 1) / span),
+  return stage_activation_bytes(config, all_layers(config), batch, tokens, batch * ((tokens + span - 1) / span),
                                 element);
 }
 
-std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange& modules, std::int64_t batch,
+std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange& layers, std::int64_t batch,
                                     std::int64_t tokens, std::int64_t groups, std::int64_t element) {
+  if (config.type == ModelType::vanilla) return vanilla_stage_bytes(config, layers, batch, tokens, element);
   const std::int64_t group = config.group_tokens();
   const std::int64_t padded = (tokens + group - 1) / group * group;
   const std::int64_t num_levels = config.num_levels();
+  const ChainPart part(config, layers);
   const auto units = [&](std::int64_t l) { return groups * (group / config.cumulative_chunk(l)); };
   const auto level = [&](std::int64_t l) -> const LevelConfig& {
     return config.levels[static_cast<std::size_t>(l - 1)];
   };
-  const auto encoder = [&](std::int64_t l) { return modules.contains(encoder_module(l)); };
-  const auto decoder = [&](std::int64_t l) { return modules.contains(decoder_module(config, l)); };
   const auto encoder_shape = [&](std::int64_t l) {
     const std::int64_t m = padded / config.cumulative_chunk(l);
     return StackShape{batch, m, m};
   };
   const auto decoder_shape = [&](std::int64_t l) {
-    return StackShape{units(l), config.decoder_positions(l), level(l).chunk};
+    const std::int64_t positions = config.decoder_positions(l);
+    return StackShape{units(l), positions, part.decoder(l).ends() ? level(l).chunk : positions};
   };
-  // X(l); Y(l), or c(L): whether a hosted module makes and reads it, as PhotonStage has them.
-  const bool embeds = encoder(1) || decoder(1);
-  const auto makes_x = [&](std::int64_t l) { return l == 0 ? embeds : encoder(l); };
-  const auto reads_x = [&](std::int64_t l) { return l < num_levels && (encoder(l + 1) || decoder(l + 1)); };
-  const auto makes_y = [&](std::int64_t l) { return l == num_levels ? encoder(l) : decoder(l + 1); };
-  const auto reads_y = [&](std::int64_t l) { return l > 0 && decoder(l); };
 
+  // In the order of PhotonStage.
   Meter meter(element);
   const auto state = [&](std::int64_t l) { meter.activations(units(l) * config.width(l)); };
-  if (embeds) {
+  // The residual stream where the part begins or ends inside a stack, or its gradient.
+  const auto streams = [&](bool ends) {
+    for (std::int64_t l = 1; l <= num_levels; ++l) {
+      const StackPart& e = part.encoder(l);
+      if (!e.empty() && !(ends ? e.ends() : e.starts())) state(l);
+      const StackPart& d = part.decoder(l);
+      if (!d.empty() && !(ends ? d.ends() : d.starts()))
+        meter.activations(decoder_shape(l).rows() * config.width(l - 1));
+    }
+  };
+  if (part.embeds() || part.has_head()) {
     meter.ints(units(0));   // tokens
     meter.bytes(units(0));  // mask
   }
   for (std::int64_t l = 1; l <= num_levels; ++l) {  // what other parts make
-    if (reads_x(l) && !makes_x(l)) state(l);
-    if (reads_y(l) && !makes_y(l)) state(l);
+    if (part.reads_x(l) && !part.makes_x(l)) state(l);
+    if (part.reads_y(l) && !part.makes_y(l)) state(l);
   }
-  if (embeds) state(0);  // X(0)
+  streams(false);
+  streams(true);
+  if (part.embeds()) state(0);  // X(0)
   for (std::int64_t l = 1; l <= num_levels; ++l) {
-    if (!encoder(l)) continue;
-    state(l);  // A(l)
-    state(l);  // X(l)
-    saved_stack(meter, level(l).encoder, config.width(l), AttentionKind::stream, encoder_shape(l), element);
+    const StackPart& e = part.encoder(l);
+    if (e.empty()) continue;
+    if (e.starts()) state(l);  // A(l)
+    if (e.ends()) state(l);    // X(l)
+    saved_stack(meter, level(l).encoder, e, config.width(l), AttentionKind::stream, encoder_shape(l), element);
   }
-  if (encoder(num_levels)) state(num_levels);  // c(L)
+  if (part.encoder(num_levels).ends()) state(num_levels);  // c(L)
   for (std::int64_t l = num_levels; l >= 1; --l) {
-    if (!decoder(l)) continue;
+    const StackPart& d = part.decoder(l);
+    if (d.empty()) continue;
     const StackShape shape = decoder_shape(l);
     const std::int64_t below = config.width(l - 1);
-    meter.activations(shape.rows() * below);                                // decoder rows
-    state(l - 1);                                                           // Y(l-1)
-    meter.touch(arena_bytes(units(l) * level(l).prefix * below, element));  // U(l)
-    saved_stack(meter, level(l).decoder, below, AttentionKind::group, shape, element);
+    if (d.starts()) meter.activations(shape.rows() * below);                                // decoder rows
+    if (d.ends()) state(l - 1);                                                             // Y(l-1)
+    if (d.starts()) meter.touch(arena_bytes(units(l) * level(l).prefix * below, element));  // U(l)
+    saved_stack(meter, level(l).decoder, d, below, AttentionKind::group, shape, element);
   }
   for (std::int64_t l = 1; l < num_levels; ++l) {
-    if (decoder(l + 1)) meter.bytes(units(l));  // which units hold no padding
+    if (part.decoder(l + 1).ends()) meter.bytes(units(l));  // which units hold no padding
   }
   for (std::int64_t l = 0; l <= num_levels; ++l) {
-    if (makes_x(l) || reads_x(l)) state(l);  // dX(l)
+    if (part.makes_x(l) || part.reads_x(l)) state(l);  // dX(l)
   }
   for (std::int64_t l = 0; l <= num_levels; ++l) {
-    if (makes_y(l) || reads_y(l)) state(l);  // dY(l), dc(L)
+    if (part.makes_y(l) || part.reads_y(l)) state(l);  // dY(l), dc(L)
   }
+  streams(false);
+  streams(true);
   const std::int64_t base = meter.used();
   for (std::int64_t l = 1; l <= num_levels; ++l) {
-    if (!decoder(l)) continue;
+    const StackPart& d = part.decoder(l);
+    if (d.empty()) continue;
     const StackShape shape = decoder_shape(l);
-    meter.activations(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
-    meter.activations(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
-    meter.touch(stack_backward_scratch_bytes(level(l).decoder, config.width(l - 1), shape, element));
+    if (d.starts()) {
+      meter.activations(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
+      meter.activations(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
+    }
+    meter.touch(stack_backward_scratch_bytes(level(l).decoder, d, config.width(l - 1), shape, element));
     meter.rewind(base);
   }
   for (std::int64_t l = num_levels; l >= 1; --l) {
-    if (!encoder(l)) continue;
-    state(l);  // dA(l)
-    meter.touch(stack_backward_scratch_bytes(level(l).encoder, config.width(l), encoder_shape(l), element));
+    const StackPart& e = part.encoder(l);
+    if (e.empty()) continue;
+    if (e.starts()) state(l);  // dA(l)
+    meter.touch(stack_backward_scratch_bytes(level(l).encoder, e, config.width(l), encoder_shape(l), element));
     meter.rewind(base);
   }
   return meter.peak();

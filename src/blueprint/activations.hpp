@@ -12,7 +12,8 @@ namespace photon {
 
 enum class AttentionKind { stream, group };
 
-// A stack's call: S sequences of N positions of which the last `outputs` leave it.
+// A stack's call: S sequences of N positions of which the last `outputs` leave it; all of them where the stack is cut
+// before its end.
 struct StackShape {
   std::int64_t sequences = 0;
   std::int64_t positions = 0;
@@ -31,12 +32,17 @@ inline constexpr std::int64_t f32_bytes = 4;
 inline constexpr std::int64_t arena_alignment = 256;
 std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size);
 
+// Of the layers of `part`; the whole stack by default.
 std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                               const StackShape& shape, std::int64_t element = f32_bytes);
+std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
                                const StackShape& shape, std::int64_t element = f32_bytes);
 std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
                                          std::int64_t element = f32_bytes);
 std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
                                           std::int64_t element = f32_bytes);
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+                                          const StackShape& shape, std::int64_t element = f32_bytes);
 // Scratch of a forward pass that saves nothing: one layer's activations besides.
 std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
                                    const StackShape& shape, std::int64_t element = f32_bytes);
@@ -44,8 +50,8 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
 // Everything forward_backward takes from the model's arena for B sequences of T tokens.
 std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
                                        std::int64_t element = f32_bytes);
-// The same of a part of a PHOTON model whose decoders take `groups` top-level groups of them.
-std::int64_t stage_activation_bytes(const ModelConfig& config, const ModuleRange& modules, std::int64_t batch,
+// The same of a part of a model whose decoders take `groups` top-level groups of them (vanilla: all tokens).
+std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange& layers, std::int64_t batch,
                                     std::int64_t tokens, std::int64_t groups, std::int64_t element = f32_bytes);
 
 // Caches of one slot of `max_tokens` tokens in incremental decoding: encoder (ring where windowed) and start-up

@@ -17,19 +17,24 @@ double stack_flops(const StackConfig& stack, double width, double sequences, dou
 }
 
 // Chunker and encoder of level l over one sequence of t tokens; converter and decoder.
-double encoder_flops(const ModelConfig& config, std::int64_t l, double t) {
+struct ModuleFlops {
+  double before = 0;  // chunker, converter
+  double stack = 0;
+  double total() const { return before + stack; }
+};
+ModuleFlops encoder_flops(const ModelConfig& config, std::int64_t l, double t) {
   const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
   const double units = t / static_cast<double>(config.cumulative_chunk(l));
   const auto width = static_cast<double>(level.dim);
-  return 2 * units * width * static_cast<double>(level.chunk) * static_cast<double>(config.width(l - 1)) +
-         stack_flops(level.encoder, width, 1, units);
+  return {2 * units * width * static_cast<double>(level.chunk) * static_cast<double>(config.width(l - 1)),
+          stack_flops(level.encoder, width, 1, units)};
 }
-double decoder_flops(const ModelConfig& config, std::int64_t l, double t) {
+ModuleFlops decoder_flops(const ModelConfig& config, std::int64_t l, double t) {
   const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
   const double units = t / static_cast<double>(config.cumulative_chunk(l));
   const auto below = static_cast<double>(config.width(l - 1));
-  return 2 * units * static_cast<double>(level.dim) * static_cast<double>(level.prefix) * below +
-         stack_flops(level.decoder, below, units, static_cast<double>(config.decoder_positions(l)));
+  return {2 * units * static_cast<double>(level.dim) * static_cast<double>(level.prefix) * below,
+          stack_flops(level.decoder, below, units, static_cast<double>(config.decoder_positions(l)))};
 }
 
 }  // namespace
@@ -44,18 +49,29 @@ ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens) {
     return flops;
   }
   for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
-    flops.encoders += encoder_flops(config, l, t);
-    flops.decoders += decoder_flops(config, l, t);
+    flops.encoders += encoder_flops(config, l, t).total();
+    flops.decoders += decoder_flops(config, l, t).total();
   }
   return flops;
 }
 
-std::vector<double> module_flops(const ModelConfig& config, std::int64_t tokens) {
-  if (config.type == ModelType::vanilla) return {forward_flops(config, tokens).total()};
+std::vector<double> layer_flops(const ModelConfig& config, std::int64_t tokens) {
   const auto t = static_cast<double>(tokens);
   std::vector<double> flops;
-  for (std::int64_t l = 1; l <= config.num_levels(); ++l) flops.push_back(encoder_flops(config, l, t));
-  for (std::int64_t l = config.num_levels(); l >= 1; --l) flops.push_back(decoder_flops(config, l, t));
+  const auto add = [&](const StackConfig& stack, const ModuleFlops& module) {
+    for (std::int64_t i = 0; i < stack.layers; ++i) {
+      flops.push_back(module.stack / static_cast<double>(stack.layers) + (i == 0 ? module.before : 0));
+    }
+  };
+  if (config.type == ModelType::vanilla) {
+    add(config.stack, {0, stack_flops(config.stack, static_cast<double>(config.dim), 1, t)});
+  }
+  for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
+    add(config.levels[static_cast<std::size_t>(l - 1)].encoder, encoder_flops(config, l, t));
+  }
+  for (std::int64_t l = config.num_levels(); l >= 1; --l) {
+    add(config.levels[static_cast<std::size_t>(l - 1)].decoder, decoder_flops(config, l, t));
+  }
   flops.back() += forward_flops(config, tokens).head;
   return flops;
 }

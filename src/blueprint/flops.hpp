@@ -16,8 +16,9 @@ struct ForwardFlops {
   double total() const { return encoders + decoders + head; }
 };
 ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens);
-// The same by module, in the order of the chain (blueprint/modules.hpp); the head counts with the last one.
-std::vector<double> module_flops(const ModelConfig& config, std::int64_t tokens);
+// The same by layer of the chain (blueprint/modules.hpp): chunkers and converters count with the first layer of their
+// stack, the head with the last one of all.
+std::vector<double> layer_flops(const ModelConfig& config, std::int64_t tokens);
 
 // Forward and backward of one sequence: three times the forward.
 double training_flops(const ModelConfig& config, std::int64_t tokens);

@@ -46,15 +46,6 @@ struct Options {
   bool json = false;
 };
 
-std::string modules_text(const ModelConfig& model, const ModuleRange& modules) {
-  std::string text;
-  for (std::int64_t m = modules.begin; m < modules.end; ++m) {
-    if (m > modules.begin) text += ' ';
-    text += module_name(model, m);
-  }
-  return text;
-}
-
 double step_flops(const Plan& plan, const RankCost& cost) {
   return (cost.forward().flops + cost.backward().flops) * static_cast<double>(plan.num_microbatches());
 }
@@ -67,10 +58,7 @@ Json memory_json(const MemoryUse& use) {
 Json describe(const RunConfig& config, const Plan& plan, const Prediction& prediction) {
   Json stages = Json::array();
   for (const StagePlan& stage : plan.layout) {
-    Json names = Json::array();
-    for (std::int64_t m = stage.modules.begin; m < stage.modules.end; ++m)
-      names.push_back(module_name(config.model, m));
-    stages.push_back({{"modules", names}, {"shards", stage.shards}});
+    stages.push_back({{"modules", part_names(config.model, stage.layers)}, {"shards", stage.shards}});
   }
   Json ranks = Json::array();
   for (std::int64_t rank = 0; rank < plan.ranks_per_replica(); ++rank) {
@@ -132,7 +120,8 @@ void print_stages(const RunConfig& config, const Plan& plan, const Prediction& p
     std::cout << fmt::format("{:<6}{:>6}  {:<10}{:>10}{:>9}{:>9}{:>10}  {}\n", s + 1, stage.shards,
                              amount(step_flops(plan, prediction.costs[slowest]), ""), milliseconds(times.compute),
                              milliseconds(times.communication), milliseconds(times.wait),
-                             amount(prediction.sent_bytes[slowest], "B"), modules_text(config.model, stage.modules));
+                             amount(prediction.sent_bytes[slowest], "B"),
+                             fmt::format("{}", fmt::join(part_names(config.model, stage.layers), " ")));
     memory += fmt::format("{:<6}{:>11}{:>11}{:>11}{:>13}{:>11}{:>11}\n", s + 1, bytes_text(use.weights),
                           bytes_text(use.gradients), bytes_text(use.optimizer), bytes_text(use.activations),
                           bytes_text(use.staging), bytes_text(use.total()));

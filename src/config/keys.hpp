@@ -241,8 +241,9 @@ void describe_parallel(Visitor& v, Parallel& c) {
            c.shards);
   v.scalar(
       Key("cut", "",
-          "the modules that begin the second and later stages, e.g. `decoder2,decoder1`, of the chain `encoder1` .. "
-          "`encoderL`, `decoderL` .. `decoder1`")
+          "the layers that begin the second and later stages, of the chain `encoder1` .. `encoderL`, `decoderL` .. "
+          "`decoder1`: e.g. `decoder2,decoder1`, or `encoder1.2,decoder1` to begin one with layer 2 of encoder 1; "
+          "vanilla: `layer.6`")
           .defaults_to("where the stages take the most equal work"),
       c.cut);
   v.scalar(Key("microbatch_size", "sequences",

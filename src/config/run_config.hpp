@@ -63,7 +63,7 @@ struct ParallelConfig {
   std::int64_t data = 0;  // replicas; 0 = as many as the ranks allow
   std::int64_t stages = 1;
   std::int64_t shards = 1;           // ranks that share the decoders of the last stage
-  std::string cut{};                 // modules that begin stages 2, 3, ...: "decoder2,decoder1"; empty = balanced
+  std::string cut{};                 // layers that begin stages 2, 3, ...: "decoder2,decoder1.3"; empty = balanced
   std::int64_t microbatch_size = 0;  // sequences a forward/backward on one replica; 0 = chosen from memory
   // How long a rank waits for others before it gives up, seconds.
   std::int64_t setup_deadline = 900;

@@ -21,7 +21,7 @@ void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* wha
 }
 
 PhotonModel::PhotonModel(const ModelConfig& config, Space space, DType dtype)
-    : Model(config, space, dtype), stage_(config, all_modules(config), dtype), tensors_(bind(parameters_)) {}
+    : Model(config, space, dtype), stage_(config, all_layers(config), dtype), tensors_(bind(parameters_)) {}
 
 LossSums PhotonModel::forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
                                        const RecLossOptions& rec, Parameters& gradients) {

@@ -93,35 +93,31 @@ UnitMask whole_units(const Context& ctx, Arena& arena, const ModelConfig& config
   return result;
 }
 
-PhotonStage::PhotonStage(const ModelConfig& config, const ModuleRange& modules, DType dtype)
-    : config_(config), modules_(modules), dtype_(dtype), num_levels_(config.num_levels()) {
+PhotonStage::PhotonStage(const ModelConfig& config, const LayerRange& layers, DType dtype)
+    : config_(config), part_(config, layers), dtype_(dtype), num_levels_(config.num_levels()) {
   for (std::int64_t l = 1; l <= num_levels_; ++l) {
     const LevelConfig& c = config.levels[at(l - 1)];
     const std::string prefix = "levels." + std::to_string(l - 1) + ".";
-    levels_.push_back(
-        {Stack(c.encoder, c.dim, config.norm_eps, AttentionKind::stream, prefix + "encoder.", false, dtype),
-         Stack(c.decoder, config.width(l - 1), config.norm_eps, AttentionKind::group, prefix + "decoder.", false,
-               dtype)});
+    levels_.push_back({Stack(c.encoder, part_.encoder(l), c.dim, config.norm_eps, AttentionKind::stream,
+                             prefix + "encoder.", false, dtype),
+                       Stack(c.decoder, part_.decoder(l), config.width(l - 1), config.norm_eps, AttentionKind::group,
+                             prefix + "decoder.", false, dtype)});
   }
 }
 
 PhotonTensors PhotonStage::bind(const Parameters& parameters) const {
   PhotonTensors t;
-  if (embeds()) t.embed = parameters.working_view("embed.weight");
-  if (has_encoder(num_levels_)) t.start_latent = parameters.working_view("start_latent");
-  if (has_decoder(1)) t.head = config_.tie_embeddings ? t.embed : parameters.working_view("lm_head.weight");
+  if (part_.embeds() || (part_.has_head() && config_.tie_embeddings)) t.embed = parameters.working_view("embed.weight");
+  if (part_.encoder(num_levels_).ends()) t.start_latent = parameters.working_view("start_latent");
+  if (part_.has_head()) t.head = config_.tie_embeddings ? t.embed : parameters.working_view("lm_head.weight");
   t.levels.resize(levels_.size());
   for (std::int64_t l = 1; l <= num_levels_; ++l) {
     const std::string prefix = "levels." + std::to_string(l - 1) + ".";
     LevelTensors& level = t.levels[at(l - 1)];
-    if (has_encoder(l)) {
-      level.chunker = parameters.working_view(prefix + "chunker.weight");
-      level.encoder = levels_[at(l - 1)].encoder.bind(parameters);
-    }
-    if (has_decoder(l)) {
-      level.converter = parameters.working_view(prefix + "converter.weight");
-      level.decoder = levels_[at(l - 1)].decoder.bind(parameters);
-    }
+    if (part_.encoder(l).starts()) level.chunker = parameters.working_view(prefix + "chunker.weight");
+    if (part_.decoder(l).starts()) level.converter = parameters.working_view(prefix + "converter.weight");
+    level.encoder = levels_[at(l - 1)].encoder.bind(parameters);
+    level.decoder = levels_[at(l - 1)].decoder.bind(parameters);
   }
   return t;
 }
@@ -130,12 +126,32 @@ Shape PhotonStage::state_shape(const GroupBatch& shape, std::int64_t l) const {
   return {shape.batch, shape.units(config_, l), config_.width(l)};
 }
 
+Shape PhotonStage::decoder_shape(const GroupBatch& shape, std::int64_t l) const {
+  return {shape.batch * shape.units(config_, l), config_.decoder_positions(l), config_.width(l - 1)};
+}
+
+std::optional<Shape> PhotonStage::in_shape(const GroupBatch& shape) const {
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    if (!part_.encoder(l).empty() && !part_.encoder(l).starts()) return encoder_shape(shape, l);
+    if (!part_.decoder(l).empty() && !part_.decoder(l).starts()) return decoder_shape(shape, l);
+  }
+  return std::nullopt;
+}
+
+std::optional<Shape> PhotonStage::out_shape(const GroupBatch& shape) const {
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    if (!part_.encoder(l).empty() && !part_.encoder(l).ends()) return encoder_shape(shape, l);
+    if (!part_.decoder(l).empty() && !part_.decoder(l).ends()) return decoder_shape(shape, l);
+  }
+  return std::nullopt;
+}
+
 PhotonStage::Pass PhotonStage::begin(const Context& ctx, Arena& arena, const Batch& batch,
                                      const GroupRange& groups) const {
   PHOTON_EXPECT(batch.tokens.rank() == 2 && batch.tokens.contiguous(), "tokens of shape {}",
                 batch.tokens.shape().str());
   if (batch.mask) expect_shape(batch.mask, batch.tokens.shape(), "the loss mask");
-  PHOTON_EXPECT(modules_.begin >= num_levels_ || groups == all_groups(config_, batch),
+  PHOTON_EXPECT(!part_.has_encoders() || groups == all_groups(config_, batch),
                 "encoders read whole sequences, not groups {} to {}", groups.begin, groups.begin + groups.count);
   Pass pass;
   pass.shape = group_batch(config_, batch, groups);
@@ -143,11 +159,13 @@ PhotonStage::Pass PhotonStage::begin(const Context& ctx, Arena& arena, const Bat
   pass.y.resize(at(num_levels_ + 1));
   pass.encoder_saved.resize(at(num_levels_));
   pass.decoder_saved.resize(at(num_levels_));
-  if (embeds()) pass.tokens = pad_tokens(ctx, arena, batch, pass.shape, config_);
+  if (part_.embeds() || part_.has_head()) pass.tokens = pad_tokens(ctx, arena, batch, pass.shape, config_);
   for (std::int64_t l = 1; l <= num_levels_; ++l) {
-    if (reads_x(l) && !makes_x(l)) pass.x[at(l)] = floats(arena, state_shape(pass.shape, l));
-    if (reads_y(l) && !makes_y(l)) pass.y[at(l)] = floats(arena, state_shape(pass.shape, l));
+    if (part_.reads_x(l) && !part_.makes_x(l)) pass.x[at(l)] = floats(arena, state_shape(pass.shape, l));
+    if (part_.reads_y(l) && !part_.makes_y(l)) pass.y[at(l)] = floats(arena, state_shape(pass.shape, l));
   }
+  if (const auto shape = in_shape(pass.shape)) pass.in = floats(arena, *shape);
+  if (const auto shape = out_shape(pass.shape)) pass.out = floats(arena, *shape);
   return pass;
 }
 
@@ -156,47 +174,53 @@ void PhotonStage::forward(const Context& ctx, Arena& arena, const PhotonTensors&
   const GroupBatch& p = pass.shape;
   std::vector<TensorView>& x = pass.x;
   std::vector<TensorView>& y = pass.y;
-  if (embeds()) {
+  if (part_.embeds()) {
     x[0] = floats(arena, state_shape(p, 0));
     embedding_forward(ctx, weights.embed, pass.tokens.ids, rows(x[0]));
   }
   for (std::int64_t l = 1; l <= num_levels_; ++l) {
-    if (!has_encoder(l)) continue;
+    const StackPart& part = part_.encoder(l);
+    if (part.empty()) continue;
     const LevelTensors& w = weights.levels[at(l - 1)];
-    const TensorView a = floats(arena, state_shape(p, l));
-    x[at(l)] = floats(arena, a.shape());
-    linear_forward(ctx, x[at(l - 1)].reshape({p.batch * p.units(config_, l), w.chunker.size(1)}), w.chunker, rows(a));
-    pass.encoder_saved[at(l - 1)] = level(l).encoder.forward_saving(ctx, arena, w.encoder, a, x[at(l)]);
+    const TensorView a = part.starts() ? floats(arena, state_shape(p, l)) : pass.in;
+    if (part.ends()) x[at(l)] = floats(arena, a.shape());
+    if (part.starts()) {
+      linear_forward(ctx, x[at(l - 1)].reshape({p.batch * p.units(config_, l), w.chunker.size(1)}), w.chunker, rows(a));
+    }
+    pass.encoder_saved[at(l - 1)] =
+        level(l).encoder.forward_saving(ctx, arena, w.encoder, a, part.ends() ? x[at(l)] : pass.out);
   }
 
   // Top-down: c(L) is X(L) shifted by one group; below, c(l) = Y(l).
-  if (has_encoder(num_levels_)) {
+  if (part_.encoder(num_levels_).ends()) {
     y[at(num_levels_)] = floats(arena, x[at(num_levels_)].shape());
     shift_forward(ctx, x[at(num_levels_)], weights.start_latent, y[at(num_levels_)]);
   }
   for (std::int64_t l = num_levels_; l >= 1; --l) {
-    if (!has_decoder(l)) continue;
+    const StackPart& part = part_.decoder(l);
+    if (part.empty()) continue;
     const LevelTensors& w = weights.levels[at(l - 1)];
     const LevelConfig& c = config_.levels[at(l - 1)];
-    const std::int64_t groups = p.batch * p.units(config_, l);
+    const Shape shape = decoder_shape(p, l);
+    const std::int64_t groups = shape[0];
     const std::int64_t below = config_.width(l - 1);
-    const TensorView in = floats(arena, {groups, config_.decoder_positions(l), below});
-    y[at(l - 1)] = floats(arena, x[at(l - 1)].shape());
-    {
+    const TensorView in = part.starts() ? floats(arena, shape) : pass.in;
+    if (part.ends()) y[at(l - 1)] = floats(arena, state_shape(p, l - 1));
+    if (part.starts()) {
       const ArenaScope u_scope(arena);
       const TensorView u = floats(arena, {groups, c.prefix * below});
       linear_forward(ctx, rows(y[at(l)]), w.converter, u);
       decoder_rows_forward(ctx, u.split(1, c.prefix), x[at(l - 1)], config_.level_lookback(l), in);
     }
-    pass.decoder_saved[at(l - 1)] =
-        level(l).decoder.forward_saving(ctx, arena, w.decoder, in, y[at(l - 1)].reshape({groups, c.chunk, below}));
+    pass.decoder_saved[at(l - 1)] = level(l).decoder.forward_saving(
+        ctx, arena, w.decoder, in, part.ends() ? y[at(l - 1)].reshape({groups, c.chunk, below}) : pass.out);
   }
 }
 
 void PhotonStage::begin_backward(const Context& ctx, Arena& arena, Pass& pass) const {
   pass.whole.resize(at(num_levels_ - 1));
   for (std::int64_t l = 1; l < num_levels_; ++l) {
-    if (has_decoder(l + 1)) pass.whole[at(l - 1)] = whole_units(ctx, arena, config_, l, pass.shape);
+    if (part_.decoder(l + 1).ends()) pass.whole[at(l - 1)] = whole_units(ctx, arena, config_, l, pass.shape);
   }
   pass.dx.resize(pass.x.size());
   pass.dy.resize(pass.y.size());
@@ -208,26 +232,47 @@ void PhotonStage::begin_backward(const Context& ctx, Arena& arena, Pass& pass) c
   for (std::size_t l = 0; l < pass.y.size(); ++l) {
     if (pass.y[l]) pass.dy[l] = floats(arena, pass.y[l].shape());
   }
+  if (pass.in) pass.din = floats(arena, pass.in.shape());
+  if (pass.out) pass.dout = floats(arena, pass.out.shape());
+}
+
+LossSums PhotonStage::no_sums() const {
+  LossSums sums;
+  sums.rec.resize(at(num_levels_ - 1));
+  sums.num_units.resize(at(num_levels_ - 1));
+  return sums;
 }
 
 LossSums PhotonStage::backward(const Context& ctx, Arena& arena, const PhotonTensors& weights,
                                const PhotonTensors& gradients, Pass& pass, const LossScales& scales,
                                const RecLossOptions& rec) {
+  LossSums sums = no_sums();
+  for (std::int64_t module = num_modules(config_) - 1; module >= 0; --module) {
+    if (!part_of(config_, layers(), module).empty()) {
+      sums += backward_module(ctx, arena, weights, gradients, pass, module, scales, rec);
+    }
+  }
+  return sums;
+}
+
+LossSums PhotonStage::backward_module(const Context& ctx, Arena& arena, const PhotonTensors& weights,
+                                      const PhotonTensors& gradients, Pass& pass, std::int64_t module,
+                                      const LossScales& scales, const RecLossOptions& rec) {
   PHOTON_EXPECT(static_cast<std::int64_t>(scales.rec.size()) == num_levels_ - 1,
                 "{} scales of the recursive loss for {} levels", scales.rec.size(), num_levels_);
   const std::vector<TensorView>& dx = pass.dx;
   const std::vector<TensorView>& dy = pass.dy;
-  LossSums sums;
-  sums.rec.resize(at(num_levels_ - 1));
-  sums.num_units.resize(at(num_levels_ - 1));
-  if (has_decoder(1)) {
-    sums.num_tokens = pass.tokens.num_counted;
-    sums.ce = head_loss_backward(ctx, rows(pass.y[0]), weights.head, pass.tokens.ids, pass.tokens.mask, scales.ce,
-                                 rows(dy[0]), gradients.head);
-  }
-  for (std::int64_t l = 1; l <= num_levels_; ++l) {
-    if (!has_decoder(l)) continue;
-    if (l > 1) {  // how far this decoder's reconstruction is from the encoder's state
+  LossSums sums = no_sums();
+  const bool decodes = module >= num_levels_;
+  const std::int64_t l = decodes ? 2 * num_levels_ - module : module + 1;
+  const LevelTensors& w = weights.levels[at(l - 1)];
+  const LevelTensors& g = gradients.levels[at(l - 1)];
+  if (decodes) {
+    if (part_.decoder(l).ends() && l == 1) {
+      sums.num_tokens = pass.tokens.num_counted;
+      sums.ce = head_loss_backward(ctx, rows(pass.y[0]), weights.head, pass.tokens.ids, pass.tokens.mask, scales.ce,
+                                   rows(dy[0]), gradients.head);
+    } else if (part_.decoder(l).ends()) {  // how far this decoder's reconstruction is from the encoder's state
       const std::int64_t k = l - 1;
       const Distance distance = to_distance(rec.kind);
       const UnitMask& whole = pass.whole[at(k - 1)];
@@ -238,15 +283,17 @@ LossSums PhotonStage::backward(const Context& ctx, Arena& arena, const PhotonTen
       rec_loss_backward(ctx, distance, y, x, whole.mask, scales.rec[at(k - 1)], rows(dy[at(k)]),
                         rec.stop_gradient ? TensorView() : rows(dx[at(k)]));
     }
-    decoder_backward(ctx, arena, weights.levels[at(l - 1)], gradients.levels[at(l - 1)], pass, l);
+    decoder_backward(ctx, arena, w, g, pass, l);
+  } else {
+    if (l == num_levels_ && part_.encoder(l).ends()) {
+      shift_backward(ctx, dy[at(l)], dx[at(l)], gradients.start_latent);
+    }
+    encoder_backward(ctx, arena, w, g, pass, l);
   }
-  if (has_encoder(num_levels_)) {
-    shift_backward(ctx, dy[at(num_levels_)], dx[at(num_levels_)], gradients.start_latent);
-  }
-  for (std::int64_t l = num_levels_; l >= 1; --l) {
-    if (has_encoder(l)) encoder_backward(ctx, arena, weights.levels[at(l - 1)], gradients.levels[at(l - 1)], pass, l);
-  }
-  if (embeds()) embedding_backward(ctx, rows(dx[0]), pass.tokens.ids, gradients.embed);
+  // The tokens' embedding: when nothing hosted adds to dX(0) any more.
+  const bool embeds =
+      decodes ? l == 1 && part_.decoder(1).starts() && !part_.encoder(1).starts() : l == 1 && part_.encoder(1).starts();
+  if (embeds) embedding_backward(ctx, rows(dx[0]), pass.tokens.ids, gradients.embed);
   return sums;
 }
 
@@ -254,13 +301,16 @@ void PhotonStage::decoder_backward(const Context& ctx, Arena& arena, const Level
                                    const LevelTensors& gradients, Pass& pass, std::int64_t l) {
   const ArenaScope scope(arena);
   const LevelConfig& c = config_.levels[at(l - 1)];
+  const StackPart& part = part_.decoder(l);
   const Stack::Saved& saved = pass.decoder_saved[at(l - 1)];
   const std::int64_t groups = saved.shape.sequences;
   const std::int64_t below = config_.width(l - 1);
-  const TensorView d_in = floats(arena, {groups, saved.shape.positions, below});
-  const TensorView du = floats(arena, {groups, c.prefix * below});
-  level(l).decoder.backward(ctx, arena, weights.decoder, saved, pass.dy[at(l - 1)].reshape({groups, c.chunk, below}),
-                            d_in, gradients.decoder);
+  const TensorView d_in = part.starts() ? floats(arena, {groups, saved.shape.positions, below}) : pass.din;
+  const TensorView du = part.starts() ? floats(arena, {groups, c.prefix * below}) : TensorView();
+  level(l).decoder.backward(ctx, arena, weights.decoder, saved,
+                            part.ends() ? pass.dy[at(l - 1)].reshape({groups, c.chunk, below}) : pass.dout, d_in,
+                            gradients.decoder);
+  if (!part.starts()) return;
   decoder_rows_backward(ctx, d_in, config_.level_lookback(l), du.split(1, c.prefix), pass.dx[at(l - 1)]);
   linear_backward_weight(ctx, du, rows(pass.y[at(l)]), gradients.converter);
   linear_backward_input(ctx, du, weights.converter, rows(pass.dy[at(l)]));
@@ -269,9 +319,11 @@ void PhotonStage::decoder_backward(const Context& ctx, Arena& arena, const Level
 void PhotonStage::encoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights,
                                    const LevelTensors& gradients, Pass& pass, std::int64_t l) {
   const ArenaScope scope(arena);
-  const TensorView da = floats(arena, pass.x[at(l)].shape());
-  level(l).encoder.backward(ctx, arena, weights.encoder, pass.encoder_saved[at(l - 1)], pass.dx[at(l)], da,
-                            gradients.encoder);
+  const StackPart& part = part_.encoder(l);
+  const TensorView da = part.starts() ? floats(arena, state_shape(pass.shape, l)) : pass.din;
+  level(l).encoder.backward(ctx, arena, weights.encoder, pass.encoder_saved[at(l - 1)],
+                            part.ends() ? pass.dx[at(l)] : pass.dout, da, gradients.encoder);
+  if (!part.starts()) return;
   const Shape chunks{rows(da).size(0), weights.chunker.size(1)};
   linear_backward_weight(ctx, rows(da), pass.x[at(l - 1)].reshape(chunks), gradients.chunker);
   linear_backward_input(ctx, rows(da), weights.chunker, pass.dx[at(l - 1)].reshape(chunks), Write::accumulate);
@@ -279,15 +331,13 @@ void PhotonStage::encoder_backward(const Context& ctx, Arena& arena, const Level
 
 LossSums PhotonStage::losses(const Context& ctx, Arena& arena, const PhotonTensors& weights, const Pass& pass,
                              const RecLossOptions& rec) const {
-  LossSums sums;
-  sums.rec.resize(at(num_levels_ - 1));
-  sums.num_units.resize(at(num_levels_ - 1));
-  if (has_decoder(1)) {
+  LossSums sums = no_sums();
+  if (part_.has_head()) {
     sums.num_tokens = pass.tokens.num_counted;
     sums.ce = head_loss_forward(ctx, rows(pass.y[0]), weights.head, pass.tokens.ids, pass.tokens.mask, {}, {});
   }
   for (std::int64_t l = 1; l < num_levels_; ++l) {
-    if (!has_decoder(l + 1)) continue;
+    if (!part_.decoder(l + 1).ends()) continue;
     const ArenaScope scope(arena);
     const UnitMask whole = whole_units(ctx, arena, config_, l, pass.shape);
     sums.num_units[at(l - 1)] = whole.count;

@@ -1,10 +1,11 @@
-// A part of PHOTON: some modules of the chain (blueprint/modules.hpp) on some top-level groups of a batch. The whole
-// model is the part that has every module; it knows nothing of who runs the others.
+// A part of PHOTON: some layers of the chain (blueprint/modules.hpp) on some top-level groups of a batch. The whole
+// model is the part that has every layer; it knows nothing of who runs the others.
 //
 // B sequences of T tokens on T' = whole groups of C_<=L; M_l = T' / C_<=l units of level l. A part without encoders may
 // take some of the B M_L groups only: its tensors then hold the rows of those groups.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "blueprint/modules.hpp"
@@ -71,40 +72,53 @@ BasicView<Const> rows(const BasicView<Const>& x) {
   return x.reshape({x.size(0) * x.size(1), x.size(2)});
 }
 
+// A batch between its forward and its backward; views of one arena. Tensors that no hosted layer makes or reads are
+// empty.
+struct StagePass {
+  GroupBatch shape;
+  PaddedTokens tokens;        // where tokens are embedded or predicted
+  TensorView inputs;          // vanilla: the tokens that its first layer reads, [B*T] i32
+  std::vector<TensorView> x;  // X(l) [B, M_l, D_l], l = 0 .. L
+  std::vector<TensorView> y;  // Y(l) likewise, l = 0 .. L-1, and c(L)
+  std::vector<TensorView> dx;
+  std::vector<TensorView> dy;
+  // The residual stream into the first hosted layer where that is not the first of its stack, and out of the last one
+  // where that is not the last of its: [S, N, D] of the stack.
+  TensorView in;
+  TensorView out;
+  TensorView din;
+  TensorView dout;
+  std::vector<UnitMask> whole;  // level l at l - 1, where the end of decoder l+1 is hosted
+  std::vector<Stack::Saved> encoder_saved;
+  std::vector<Stack::Saved> decoder_saved;
+};
+
 class PhotonStage {
  public:
-  PhotonStage(const ModelConfig& config, const ModuleRange& modules, DType dtype = DType::f32);
+  PhotonStage(const ModelConfig& config, const LayerRange& layers, DType dtype = DType::f32);
 
-  const ModuleRange& modules() const { return modules_; }
+  const LayerRange& layers() const { return part_.layers(); }
   DType dtype() const { return dtype_; }  // of the states X(l), Y(l) and all other activations
   LevelModules& level(std::int64_t l) { return levels_[static_cast<std::size_t>(l - 1)]; }
   // The hosted tensors; views of others are empty.
   PhotonTensors bind(const Parameters& parameters) const;
 
-  // A batch between its forward and its backward; views of one arena. Tensors that no hosted module makes or reads are
-  // empty.
-  struct Pass {
-    GroupBatch shape;
-    PaddedTokens tokens;        // where encoder 1 or decoder 1 is hosted
-    std::vector<TensorView> x;  // X(l) [B, M_l, D_l], l = 0 .. L
-    std::vector<TensorView> y;  // Y(l) likewise, l = 0 .. L-1, and c(L)
-    std::vector<TensorView> dx;
-    std::vector<TensorView> dy;
-    std::vector<UnitMask> whole;  // level l at l - 1, where decoder l+1 is hosted
-    std::vector<Stack::Saved> encoder_saved;
-    std::vector<Stack::Saved> decoder_saved;
-  };
+  using Pass = StagePass;
 
   // In this order; everything is allocated in `arena` and stays until the caller rewinds it
   // (stage_activation_bytes() in all). First the tokens, and room for what other parts make and this one reads: X(l),
-  // Y(l), c(L), for the caller to fill.
+  // Y(l), c(L), the stream `in`, for the caller to fill.
   Pass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const;
   void forward(const Context& ctx, Arena& arena, const PhotonTensors& weights, Pass& pass);
   // Room for the gradients. The caller then adds those by dx(l) that other parts computed, and fills dy(l) where
-  // another part reads Y(l) or c(L).
+  // another part reads Y(l) or c(L), and `dout`.
   void begin_backward(const Context& ctx, Arena& arena, Pass& pass) const;
-  // Adds to `gradients`. The sums are of the hosted losses: the head's with decoder 1, level l's with decoder l+1;
-  // others are 0.
+  // The hosted layers of one module of the chain; the modules in descending order. Adds to `gradients`. The sums are of
+  // the hosted losses: the head's at the end of decoder 1, level l's at the end of decoder l+1; others are 0.
+  LossSums backward_module(const Context& ctx, Arena& arena, const PhotonTensors& weights,
+                           const PhotonTensors& gradients, Pass& pass, std::int64_t module, const LossScales& scales,
+                           const RecLossOptions& rec);
+  // All modules.
   LossSums backward(const Context& ctx, Arena& arena, const PhotonTensors& weights, const PhotonTensors& gradients,
                     Pass& pass, const LossScales& scales, const RecLossOptions& rec);
   // Instead of a backward: the same sums alone.
@@ -114,14 +128,13 @@ class PhotonStage {
  private:
   // Room for activations.
   TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
-  bool has_encoder(std::int64_t l) const { return modules_.contains(encoder_module(l)); }
-  bool has_decoder(std::int64_t l) const { return modules_.contains(decoder_module(config_, l)); }
-  bool embeds() const { return has_encoder(1) || has_decoder(1); }
-  // Whether a hosted module makes X(l), Y(l) (c(L) for l = L), and whether one reads it.
-  bool makes_x(std::int64_t l) const { return l == 0 ? embeds() : has_encoder(l); }
-  bool reads_x(std::int64_t l) const { return l < num_levels_ && (has_encoder(l + 1) || has_decoder(l + 1)); }
-  bool makes_y(std::int64_t l) const { return l == num_levels_ ? has_encoder(l) : has_decoder(l + 1); }
-  bool reads_y(std::int64_t l) const { return l > 0 && has_decoder(l); }
+  // [S, N, D] of the stream inside encoder or decoder l.
+  Shape encoder_shape(const GroupBatch& shape, std::int64_t l) const { return state_shape(shape, l); }
+  Shape decoder_shape(const GroupBatch& shape, std::int64_t l) const;
+  // Of `in` and `out`; empty where the part begins or ends between stacks.
+  std::optional<Shape> in_shape(const GroupBatch& shape) const;
+  std::optional<Shape> out_shape(const GroupBatch& shape) const;
+  LossSums no_sums() const;
   Shape state_shape(const GroupBatch& shape, std::int64_t l) const;
   void decoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights, const LevelTensors& gradients,
                         Pass& pass, std::int64_t l);
@@ -129,7 +142,7 @@ class PhotonStage {
                         Pass& pass, std::int64_t l);
 
   ModelConfig config_;
-  ModuleRange modules_;
+  ChainPart part_;
   DType dtype_;
   std::int64_t num_levels_;
   std::vector<LevelModules> levels_;

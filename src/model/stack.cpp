@@ -56,7 +56,12 @@ TensorView upload(const Context& ctx, Arena& arena, std::span<const std::uint8_t
 
 Stack::Stack(const StackConfig& config, std::int64_t width, double norm_eps, AttentionKind kind, std::string prefix,
              bool vanilla, DType dtype)
+    : Stack(config, whole_stack(config), width, norm_eps, kind, std::move(prefix), vanilla, dtype) {}
+
+Stack::Stack(const StackConfig& config, const StackPart& part, std::int64_t width, double norm_eps, AttentionKind kind,
+             std::string prefix, bool vanilla, DType dtype)
     : config_(config),
+      part_(part),
       width_(width),
       norm_eps_(norm_eps),
       kind_(kind),
@@ -67,13 +72,13 @@ Stack::Stack(const StackConfig& config, std::int64_t width, double norm_eps, Att
 
 StackTensors Stack::bind(const Parameters& parameters) const {
   StackTensors tensors;
-  for (std::int64_t i = 0; i < config_.layers; ++i) {
+  for (std::int64_t i = part_.begin; i < part_.end; ++i) {
     const LayerNames n = layer_names(prefix_, i, vanilla_);
     tensors.layers.push_back({parameters.view(n.attn_norm), parameters.fused(n.q_proj, n.v_proj),
                               parameters.working_view(n.o_proj), parameters.view(n.mlp_norm),
                               parameters.fused(n.gate_proj, n.up_proj), parameters.working_view(n.down_proj)});
   }
-  tensors.norm = parameters.view(prefix_ + "norm.weight");
+  if (part_.ends()) tensors.norm = parameters.view(prefix_ + "norm.weight");
   return tensors;
 }
 
@@ -84,6 +89,8 @@ StackShape Stack::shape_of(const ConstTensorView& x, const TensorView& out) cons
   PHOTON_EXPECT(out.rank() == 3 && out.contiguous() && out.size(0) == x.size(0) && out.size(1) >= 1 &&
                     out.size(1) <= x.size(1) && out.size(2) == width_,
                 "a stack's output is {} for {}", out.shape().str(), x.shape().str());
+  PHOTON_EXPECT(part_.ends() || out.size(1) == x.size(1), "layers {} to {} of {} give every position", part_.begin,
+                part_.end - 1, part_.of);
   return {x.size(0), x.size(1), out.size(1)};
 }
 
@@ -197,8 +204,10 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
       saved->layers.push_back(allocate_layer(arena, shape, i + 1 == num_layers && shape.trimmed(), true));
       if (i > 0) saved->layers[i].x = floats(arena, {n, width_});
     }
-    saved->last = floats(arena, {shape.output_rows(), width_});
-    saved->rstd = full_floats(arena, {shape.output_rows()});
+    if (part_.ends()) {
+      saved->last = floats(arena, {shape.output_rows(), width_});
+      saved->rstd = full_floats(arena, {shape.output_rows()});
+    }
   }
 
   const ArenaScope scope(arena);
@@ -236,7 +245,10 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     swiglu_forward(ctx, layer.gate_up, act);
     linear_forward(ctx, act, w.down, delta);
 
-    if (last) {
+    if (last && !part_.ends()) {
+      copy_elements(ctx, layer.mid, out.reshape({m, width_}));
+      copy_elements(ctx, delta, out.reshape({m, width_}), Write::accumulate);
+    } else if (last) {
       add_rms_norm_forward(ctx, layer.mid, delta, weights.norm, norm_eps_, saving ? saved->last : layer.mid,
                            out.reshape({m, width_}), saving ? saved->rstd : TensorView());
     } else {
@@ -342,8 +354,12 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed.
   const TensorView stream_all = dx.reshape({n, width_});
   TensorView stream = shape.trimmed() ? floats(arena, {shape.output_rows(), width_}) : stream_all;
-  rms_norm_backward(ctx, dout.reshape({shape.output_rows(), width_}), saved.last, weights.norm, saved.rstd, stream,
-                    Write::replace, gradients.norm);
+  if (part_.ends()) {
+    rms_norm_backward(ctx, dout.reshape({shape.output_rows(), width_}), saved.last, weights.norm, saved.rstd, stream,
+                      Write::replace, gradients.norm);
+  } else {
+    copy_elements(ctx, dout.reshape({n, width_}), stream);
+  }
 
   for (std::size_t i = weights.layers.size(); i-- > 0;) {
     const LayerTensors& w = weights.layers[i];

@@ -44,6 +44,10 @@ class Stack {
   // Group stacks (local decoders) attend inside short sequences with one dedicated op and have no window.
   Stack(const StackConfig& config, std::int64_t width, double norm_eps, AttentionKind kind, std::string prefix,
         bool vanilla, DType dtype = DType::f32);
+  // Some of its layers. A part without the last one gives the residual stream [S, N, D], which a part without the first
+  // one reads; both in place of x and out below. It has no caches.
+  Stack(const StackConfig& config, const StackPart& part, std::int64_t width, double norm_eps, AttentionKind kind,
+        std::string prefix, bool vanilla, DType dtype = DType::f32);
 
   // Matrices as ops read them (Parameters::working()), norms in f32. Gradients have no working copy: all f32.
   StackTensors bind(const Parameters& parameters) const;
@@ -135,6 +139,7 @@ class Stack {
   std::int64_t head_width() const { return width_ / config_.heads; }
 
   StackConfig config_;
+  StackPart part_;
   std::int64_t width_;
   double norm_eps_;
   AttentionKind kind_;

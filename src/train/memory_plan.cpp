@@ -49,13 +49,13 @@ std::int64_t available_host_bytes() {
 }
 
 MemoryPlan plan_memory(const RunConfig& config, std::int64_t microbatch_size) {
-  return plan_memory(config, {{all_modules(config.model), 1}}, 0, 1, microbatch_size);
+  return plan_memory(config, {{all_layers(config.model), 1}}, 0, 1, microbatch_size);
 }
 
 MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& layout, std::int64_t stage,
                        std::int64_t num_in_flight, std::int64_t microbatch_size) {
   const StagePlan& part = layout[static_cast<std::size_t>(stage)];
-  const std::int64_t flat = flat_size(hosted_parameters(config.model, part.modules)) * 4;
+  const std::int64_t flat = flat_size(hosted_parameters(config.model, part.layers)) * 4;
   return {.weights = flat,
           .gradients = flat,
           .optimizer = 2 * flat,
@@ -66,11 +66,11 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& la
 std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences) {
   const ModelConfig& model = config.model;
   const std::int64_t tokens = config.train.sequence_length;
-  if (stage.modules == all_modules(model)) return training_arena_bytes(model, sequences, tokens);
+  if (stage.layers == all_layers(model)) return training_arena_bytes(model, sequences, tokens);
   const std::int64_t each = (tokens + model.group_tokens() - 1) / model.group_tokens();
   const std::int64_t unit = model.lookback > 0 ? each : 1;  // Plan::groups
   const std::int64_t groups = (sequences * each / unit + stage.shards - 1) / stage.shards * unit;
-  return stage_activation_bytes(model, stage.modules, sequences, tokens, groups);
+  return stage_activation_bytes(model, stage.layers, sequences, tokens, groups);
 }
 
 std::int64_t arena_budget(const RunConfig& config, std::int64_t available_bytes) {

@@ -10,17 +10,16 @@
 
 namespace photon {
 
-PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all)
+PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all, std::int32_t start_token)
     : config_(config.model),
       plan_(plan),
       rank_(all.rank()),
       role_(plan.role(rank_)),
       all_(all),
       stage_(all.split(static_cast<int>(role_.stage), "stage")),
-      shared_(all.split(role_.stage == 0 || role_.stage == plan.stages - 1 ? 0 : 1, "embedding")),
-      part_(config.model, plan.stage_of(rank_).modules),
-      parameters_(hosted_parameters(config.model, part_.modules()), Space::host, "parameters"),
-      weights_(part_.bind(parameters_)) {
+      shared_(all.split(plan.holds_embedding(role_.stage) ? 0 : 1, "embedding")),
+      parameters_(hosted_parameters(config.model, plan.stage_of(rank_).layers), Space::host, "parameters"),
+      part_(make_model_part(config.model, plan.stage_of(rank_).layers, parameters_, start_token)) {
   PHOTON_EXPECT(all.size() == static_cast<int>(plan.ranks.size()), "{} ranks for a plan of {}", all.size(),
                 plan.ranks.size());
   if (rank_ == 0) gathered_.emplace(config_, Space::host, "the gathered weights");
@@ -47,18 +46,18 @@ PipelineRank::Flight& PipelineRank::flight(const Context& ctx, std::int64_t micr
   flight.sequences = batch.tokens.size(0);
   flight.groups_per_sequence = padded_length(config_, batch.tokens.size(1)) / config_.group_tokens();
   flight.groups = plan_.groups(rank_, flight.sequences, flight.groups_per_sequence);
-  if (flight.groups.count > 0) flight.pass = part_.begin(ctx, flight.arena, batch, flight.groups);
+  if (flight.groups.count > 0) flight.pass = part_->begin(ctx, flight.arena, batch, flight.groups);
   return flight;
 }
 
 void PipelineRank::forward(const Context& ctx, std::int64_t microbatch) {
   Flight& f = flight(ctx, microbatch);
-  if (f.pass) part_.forward(ctx, f.arena, weights_, *f.pass);
+  if (f.pass) part_->forward(ctx, f.arena, *f.pass);
 }
 
 void PipelineRank::begin_backward(const Context& ctx, Flight& flight) {
   if (flight.backward_begun || !flight.pass) return;
-  part_.begin_backward(ctx, flight.arena, *flight.pass);
+  part_->begin_backward(ctx, flight.arena, *flight.pass);
   flight.backward_begun = true;
 }
 
@@ -67,14 +66,40 @@ LossSums PipelineRank::backward(const Context& ctx, std::int64_t microbatch, con
   Flight& f = flight(ctx, microbatch);
   PHOTON_EXPECT(f.pass.has_value(), "rank {} has no groups of microbatch {}", rank_, microbatch);
   begin_backward(ctx, f);
-  return part_.backward(ctx, f.arena, weights_, part_.bind(gradients), *f.pass, scales, rec);
+  LossSums sums = no_sums();
+  for (std::int64_t module = num_modules(config_) - 1; module >= 0; --module) {
+    if (part_of(config_, plan_.stage_of(rank_).layers, module).empty()) continue;
+    sums += part_->backward(ctx, f.arena, gradients, *f.pass, module, scales, rec);
+  }
+  return sums;
 }
 
 int PipelineRank::tag_of(const Instruction& instruction) {
-  PHOTON_EXPECT(instruction.tensor.level < 64, "a message of level {}", instruction.tensor.level);
-  const std::int64_t what =
-      static_cast<std::int64_t>(instruction.tensor.kind) * 2 + (instruction.tensor.gradient ? 1 : 0);
-  return static_cast<int>(((instruction.microbatch % 64) * 8 + what) * 64 + instruction.tensor.level);
+  const Boundary& tensor = instruction.tensor;
+  // Between two ranks there is one stream at most.
+  const std::int64_t level = tensor.kind == Boundary::Kind::stream ? 0 : tensor.level;
+  PHOTON_EXPECT(level < 64, "a message of level {}", level);
+  const std::int64_t what = static_cast<std::int64_t>(tensor.kind) * 2 + (tensor.gradient ? 1 : 0);
+  return static_cast<int>(((instruction.microbatch % 32) * 16 + what) * 64 + level);
+}
+
+LossSums PipelineRank::no_sums() const {
+  LossSums sums;
+  sums.rec.resize(static_cast<std::size_t>(std::max<std::int64_t>(config_.num_levels() - 1, 0)));
+  sums.num_units.resize(sums.rec.size());
+  return sums;
+}
+
+TensorView PipelineRank::tensor_of(const StagePass& pass, const Boundary& tensor) const {
+  if (tensor.kind == Boundary::Kind::stream) {
+    const bool into = tensor.level == plan_.stage_of(rank_).layers.begin;
+    if (into) return tensor.gradient ? pass.din : pass.in;
+    return tensor.gradient ? pass.dout : pass.out;
+  }
+  const bool state = tensor.kind == Boundary::Kind::encoder_state;
+  const std::vector<TensorView>& tensors =
+      state ? (tensor.gradient ? pass.dx : pass.x) : (tensor.gradient ? pass.dy : pass.y);
+  return tensors[static_cast<std::size_t>(tensor.level)];
 }
 
 TensorView PipelineRank::shared_rows(const Flight& flight, const Boundary& tensor, std::int64_t peer) const {
@@ -84,14 +109,11 @@ TensorView PipelineRank::shared_rows(const Flight& flight, const Boundary& tenso
   const std::int64_t begin = std::max(mine.begin, theirs.begin);
   const std::int64_t end = std::min(mine.begin + mine.count, theirs.begin + theirs.count);
   if (end <= begin) return {};
-  const PhotonStage::Pass& pass = *flight.pass;
-  const bool state = tensor.kind == Boundary::Kind::encoder_state;
-  const std::vector<TensorView>& tensors =
-      state ? (tensor.gradient ? pass.dx : pass.x) : (tensor.gradient ? pass.dy : pass.y);
-  const TensorView& view = tensors[static_cast<std::size_t>(tensor.level)];
+  const TensorView view = tensor_of(*flight.pass, tensor);
   PHOTON_EXPECT(static_cast<bool>(view), "rank {} has no {}", rank_, tensor.str());
-  const std::int64_t each = config_.group_tokens() / config_.cumulative_chunk(tensor.level);
-  return rows(view).slice(0, (begin - mine.begin) * each, (end - begin) * each);
+  const TensorView all = rows(view);
+  const std::int64_t each = all.size(0) / mine.count;
+  return all.slice(0, (begin - mine.begin) * each, (end - begin) * each);
 }
 
 void PipelineRank::send(const Instruction& instruction) {
@@ -133,23 +155,22 @@ LossSums PipelineRank::evaluate(const Context& ctx, const Batch& batch, const Re
     if (instruction.op == Op::send) send(instruction);
   }
   Flight& f = flight(ctx, 0);
-  LossSums sums;
-  if (f.pass) {
-    sums = part_.losses(ctx, f.arena, weights_, *f.pass, rec);
-  } else {
-    sums.rec.resize(static_cast<std::size_t>(config_.num_levels() - 1));
-    sums.num_units.resize(sums.rec.size());
-  }
+  LossSums sums = no_sums();
+  if (f.pass) sums += part_->losses(ctx, f.arena, *f.pass, rec);
   finish();
   return sums;
 }
 
+bool PipelineRank::is_shared(const std::string& name) const {
+  return plan_.holds_embedding(role_.stage) && name == embedding_name(config_);
+}
+
 std::vector<TensorView> PipelineRank::own_ranges(const Parameters& values) const {
   const TensorView flat = values.flat();
-  if (!values.has(shared_tensor)) return {flat};
+  if (!plan_.holds_embedding(role_.stage)) return {flat};
   std::vector<TensorView> ranges;
   for (const ParameterSpec& spec : values.specs()) {
-    if (spec.name != shared_tensor) continue;
+    if (!is_shared(spec.name)) continue;
     const std::int64_t end = spec.offset + spec.numel();
     if (spec.offset > 0) ranges.push_back(flat.slice(0, 0, spec.offset));
     if (end < flat.numel()) ranges.push_back(flat.slice(0, end, flat.numel() - end));
@@ -159,8 +180,8 @@ std::vector<TensorView> PipelineRank::own_ranges(const Parameters& values) const
 
 void PipelineRank::all_reduce(Parameters& gradients) {
   for (const TensorView& range : own_ranges(gradients)) stage_.all_reduce(range, Reduction::sum);
-  if (!gradients.has(shared_tensor)) return;
-  const TensorView shared = gradients.view(shared_tensor);
+  if (!plan_.holds_embedding(role_.stage)) return;
+  const TensorView shared = gradients.view(embedding_name(config_));
   shared_.all_reduce(shared.reshape({shared.numel()}), Reduction::sum);
 }
 
@@ -168,8 +189,8 @@ double PipelineRank::sum_of_squares(const Context& ctx, const Parameters& gradie
   double sum = 0;
   if (stage_.rank() == 0) {
     for (const TensorView& range : own_ranges(gradients)) sum += photon::sum_of_squares(ctx, range);
-    if (role_.stage == 0) {
-      const TensorView shared = gradients.view(shared_tensor);
+    if (plan_.holds_embedding(role_.stage) && role_.stage == plan_.embedding_stages.front()) {
+      const TensorView shared = gradients.view(embedding_name(config_));
       sum += photon::sum_of_squares(ctx, shared.reshape({shared.numel()}));
     }
   }
@@ -178,8 +199,10 @@ double PipelineRank::sum_of_squares(const Context& ctx, const Parameters& gradie
 
 const Parameters* PipelineRank::gather_weights() {
   constexpr int tag = Communicator::max_tag;
+  // The embedding comes from the first stage that holds it.
   const auto take = [&](const ParameterSpec& spec, std::int64_t stage) {
-    return stage == 0 || spec.name != shared_tensor;
+    return !plan_.holds_embedding(stage) || stage == plan_.embedding_stages.front() ||
+           spec.name != embedding_name(config_);
   };
   if (rank_ != 0) {
     if (role_.replica != 0 || role_.shard != 0) return nullptr;
@@ -191,8 +214,7 @@ const Parameters* PipelineRank::gather_weights() {
   for (const ParameterSpec& spec : specs()) copy(parameters_.view(spec.name), gathered_->view(spec.name));
   for (std::int64_t stage = 1; stage < plan_.stages; ++stage) {
     const auto from = static_cast<int>(plan_.rank_of({0, stage, 0}));
-    for (const ParameterSpec& spec :
-         hosted_parameters(config_, plan_.layout[static_cast<std::size_t>(stage)].modules)) {
+    for (const ParameterSpec& spec : hosted_parameters(config_, plan_.layout[static_cast<std::size_t>(stage)].layers)) {
       if (take(spec, stage)) all_.receive(gathered_->view(spec.name), from, tag);
     }
   }

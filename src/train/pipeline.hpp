@@ -1,27 +1,26 @@
-// What one rank of a pipeline holds and does: its modules of the model, the microbatches under way, and the messages to
+// What one rank of a pipeline holds and does: its layers of the model, the microbatches under way, and the messages to
 // and from the other stages.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.hpp"
 #include "config/run_config.hpp"
-#include "model/photon_stage.hpp"
+#include "model/model_part.hpp"
 #include "partition/plan.hpp"
 #include "partition/schedule.hpp"
 
 namespace photon {
 
-// The tensor that two stages hold: decoder 1 embeds the tokens of its groups itself.
-inline constexpr const char* shared_tensor = "embed.weight";
-
 class PipelineRank {
  public:
   // Collective: makes communicators. `all` outlives this object and has the plan's ranks.
-  PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all);
+  PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all, std::int32_t start_token);
 
   Parameters& parameters() { return parameters_; }
   const std::vector<ParameterSpec>& specs() const { return parameters_.specs(); }
@@ -55,15 +54,19 @@ class PipelineRank {
     std::int64_t groups_per_sequence = 0;
     GroupRange groups;
     Arena arena;
-    std::optional<PhotonStage::Pass> pass;  // empty for a rank without groups (a small batch in evaluation)
+    std::optional<StagePass> pass;  // empty for a rank without groups (a small batch in evaluation)
     bool backward_begun = false;
     std::vector<Sending> sendings;
   };
   Flight& flight(const Context& ctx, std::int64_t microbatch);
   void begin_backward(const Context& ctx, Flight& flight);
+  LossSums no_sums() const;
+  TensorView tensor_of(const StagePass& pass, const Boundary& tensor) const;
   // The rows of a boundary tensor that this rank and `peer` share; empty where there are none.
   TensorView shared_rows(const Flight& flight, const Boundary& tensor, std::int64_t peer) const;
   static int tag_of(const Instruction& instruction);
+  // Whether several stages hold this tensor: the embedding.
+  bool is_shared(const std::string& name) const;
   // The parts of a flat buffer that are not the shared tensor.
   std::vector<TensorView> own_ranges(const Parameters& values) const;
 
@@ -74,9 +77,8 @@ class PipelineRank {
   Communicator& all_;
   Communicator stage_;   // the ranks that hold the same modules
   Communicator shared_;  // the ranks that hold the shared tensor, where this one does
-  PhotonStage part_;
   Parameters parameters_;
-  PhotonTensors weights_;
+  std::unique_ptr<ModelPart> part_;
   std::optional<Parameters> gathered_;  // rank 0
   BatchOf batch_of_;
   std::vector<Flight> flights_;

@@ -42,7 +42,7 @@ std::string processor_name() {
 Json layout_of(const RunConfig& config, const Plan& plan) {
   Json stages = Json::array();
   for (const StagePlan& stage : plan.layout) {
-    stages.push_back({{"modules", module_names(config.model, stage)}, {"shards", stage.shards}});
+    stages.push_back({{"modules", part_names(config.model, stage.layers)}, {"shards", stage.shards}});
   }
   return {{"replicas", plan.replicas},
           {"stages", stages},

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "blueprint/modules.hpp"
 #include "blueprint/parameters.hpp"
 #include "checkpoint/weights.hpp"
 #include "kernels/optimizer.hpp"
@@ -283,7 +284,8 @@ std::vector<TensorPiece> Trainer::pieces_to_save() {
   std::vector<TensorPiece> pieces;
   std::int64_t index = 0;
   const auto take = [&](const char* group, const Parameters& values) {
-    const std::string elsewhere = role.stage == 0 ? "" : std::string(group) + "/" + shared_tensor;
+    const bool owns_embedding = !plan_.holds_embedding(role.stage) || plan_.embedding_stages.front() == role.stage;
+    const std::string elsewhere = owns_embedding ? "" : std::string(group) + "/" + embedding_name(config_.model);
     for (TensorPiece& piece : pieces_of(group, values)) {
       if (piece.name != elsewhere && index++ % holders == role.replica * shards + role.shard)
         pieces.push_back(std::move(piece));

@@ -92,11 +92,10 @@ void Trainer::make_plan_and_buffers() {
   }
 
   if (plan_.stages > 1) {
-    pipeline_ = std::make_unique<PipelineRank>(config_, plan_, world_.all());
+    pipeline_ = std::make_unique<PipelineRank>(config_, plan_, world_.all(), data_->start_token(config_.model));
     for (std::size_t s = 0; s < plan_.layout.size(); ++s) {
       const StagePlan& stage = plan_.layout[s];
-      log_info("stage {} of {}: {} to {}{}", s + 1, plan_.stages, module_name(config_.model, stage.modules.begin),
-               module_name(config_.model, stage.modules.end - 1),
+      log_info("stage {} of {}: {}{}", s + 1, plan_.stages, fmt::join(part_names(config_.model, stage.layers), ", "),
                stage.shards == 1 ? "" : fmt::format(", {} shards", stage.shards));
     }
   } else {

@@ -1,9 +1,11 @@
 // Parts of a model, run one behind the other, against the whole.
 #include <gtest/gtest.h>
 
+#include <deque>
+
 #include "blueprint/activations.hpp"
 #include "kernels/elementwise.hpp"
-#include "model/photon_stage.hpp"
+#include "model/model_part.hpp"
 #include "shapes.hpp"
 #include "testing/compare.hpp"
 
@@ -14,112 +16,171 @@ using testing::NamedConfig;
 using testing::random_model;
 using testing::TokenBatch;
 
-class EveryCut : public ::testing::TestWithParam<NamedConfig> {};
-INSTANTIATE_TEST_SUITE_P(Shapes, EveryCut, ::testing::ValuesIn(testing::photon_shapes()),
-                         [](const auto& shape) { return shape.param.name; });
-
 // A part with weights, gradients and memory of its own.
 struct Part {
-  Part(const ModelConfig& config, const ModuleRange& modules, const Parameters& whole, const Batch& batch,
-       const GroupRange& groups)
-      : stage(config, modules),
-        parameters(hosted_parameters(config, modules), Space::host),
+  Part(const ModelConfig& model, const LayerRange& layers, const Parameters& whole, const Batch& batch,
+       const GroupRange& share)
+      : config(model),
+        range(layers),
+        groups(share),
+        parameters(hosted_parameters(config, layers), Space::host),
         gradients(parameters.specs(), Space::host),
-        planned(stage_activation_bytes(config, modules, batch.tokens.size(0), batch.tokens.size(1), groups.count)),
-        arena(Space::host, planned, "a part") {
+        planned(stage_activation_bytes(config, layers, batch.tokens.size(0), batch.tokens.size(1), groups.count)),
+        arena(Space::host, planned, "a part"),
+        part(make_model_part(config, layers, parameters, 1)) {
     for (const ParameterSpec& spec : parameters.specs()) copy(whole.view(spec.name), parameters.view(spec.name));
     arena.poison(true);
-    pass = stage.begin(Context{}, arena, batch, groups);
+    pass = part->begin({}, arena, batch, groups);
     imported = pass;
   }
-  void forward() { stage.forward({}, arena, stage.bind(parameters), pass); }
   LossSums backward(const LossScales& scales, const RecLossOptions& rec) {
-    return stage.backward({}, arena, stage.bind(parameters), stage.bind(gradients), pass, scales, rec);
+    LossSums sums;
+    for (std::int64_t module = num_modules(config) - 1; module >= 0; --module) {
+      if (!part_of(config, range, module).empty()) {
+        sums += part->backward({}, arena, gradients, pass, module, scales, rec);
+      }
+    }
+    return sums;
+  }
+  // The rows of a tensor here that stand for the groups of `other`.
+  TensorView rows_for(const TensorView& tensor, const Part& other) const {
+    const std::int64_t each = rows(tensor).size(0) / groups.count;
+    return rows(tensor).slice(0, (other.groups.begin - groups.begin) * each, other.groups.count * each);
   }
 
-  PhotonStage stage;
+  ModelConfig config;
+  LayerRange range;
+  GroupRange groups;
   Parameters parameters;
   Parameters gradients;
   std::int64_t planned;
   Arena arena;
-  PhotonStage::Pass pass;
-  PhotonStage::Pass imported;  // as begin() left it: what other parts make
+  std::unique_ptr<ModelPart> part;
+  StagePass pass;
+  StagePass imported;  // as begin() left it: what other parts make
 };
 
-// The rows of `groups` of a level's state.
-TensorView group_rows(const ModelConfig& config, const TensorView& state, std::int64_t l, const GroupRange& groups) {
-  const std::int64_t each = config.group_tokens() / config.cumulative_chunk(l);
-  return rows(state).slice(0, groups.begin * each, groups.count * each);
-}
-
-TEST_P(EveryCut, PartsGiveTheLossesAndGradientsOfTheWhole) {
-  const ModelConfig& config = GetParam().config;
-  const std::int64_t num_levels = config.num_levels();
-  const auto model = random_model(config, 3);
-  const std::int64_t length = 3 * config.group_tokens() - 1;  // padded to three groups
-  const TokenBatch tokens(2, length, config.vocab_size, 7);
-  const Batch batch = tokens.batch();
-  const LossScales scales{0.01, std::vector<double>(static_cast<std::size_t>(num_levels - 1), 0.3)};
-  RecLossOptions rec;
-  rec.stop_gradient = false;
-  Parameters expected(config, Space::host);
-  const LossSums sums = model->forward_backward({}, batch, scales, rec, expected);
-
-  for (std::int64_t cut = 1; cut < num_modules(config); ++cut) {
-    SCOPED_TRACE(module_name(config, cut));
-    Part first(config, {0, cut}, model->parameters(), batch, all_groups(config, batch));
-    first.forward();
-    first.stage.begin_backward({}, first.arena, first.pass);
-    // Decoders may be shared by two; unequal parts, of whole sequences where lookback wants it.
-    std::vector<GroupRange> shares{all_groups(config, batch)};
-    if (cut >= num_levels) {
-      shares = config.lookback > 0 ? std::vector<GroupRange>{{0, 3}, {3, 3}} : std::vector<GroupRange>{{0, 2}, {2, 4}};
-    }
-    LossSums found;
-    Parameters gradients(config, Space::host);
-    const auto add = [&](const Parameters& part) {
-      for (const ParameterSpec& spec : part.specs()) {
-        copy_elements({}, part.view(spec.name), gradients.view(spec.name), Write::accumulate);
+// Stages one behind the other, the last of which may be several parts.
+class Chain {
+ public:
+  Chain(const ModelConfig& config, const std::vector<std::int64_t>& starts, const std::vector<GroupRange>& shares,
+        const Parameters& weights, const Batch& batch) {
+    for (std::size_t s = 0; s < starts.size(); ++s) {
+      const bool last = s + 1 == starts.size();
+      const LayerRange layers{starts[s], last ? all_layers(config).end : starts[s + 1]};
+      for (const GroupRange& groups : last ? shares : std::vector<GroupRange>{all_groups(config, batch)}) {
+        parts_.emplace_back(config, layers, weights, batch, groups);
       }
-    };
-    for (const GroupRange& groups : shares) {
-      Part part(config, {cut, num_modules(config)}, model->parameters(), batch, groups);
-      const auto at = [](std::int64_t l) { return static_cast<std::size_t>(l); };
-      for (std::int64_t l = 1; l <= num_levels; ++l) {
-        const auto give = [&](const TensorView& from, const TensorView& to) {
-          if (to) copy_elements({}, group_rows(config, from, l, groups), rows(to));
-        };
-        give(first.pass.x[at(l)], part.imported.x[at(l)]);
-        give(first.pass.y[at(l)], part.imported.y[at(l)]);
-      }
-      part.forward();
-      part.stage.begin_backward({}, part.arena, part.pass);
-      found += part.backward(scales, rec);
-      for (std::int64_t l = 1; l <= num_levels; ++l) {
-        if (part.imported.x[at(l)]) {
-          copy_elements({}, rows(part.pass.dx[at(l)]), group_rows(config, first.pass.dx[at(l)], l, groups),
-                        Write::accumulate);
-        }
-        if (part.imported.y[at(l)]) {
-          copy_elements({}, rows(part.pass.dy[at(l)]), group_rows(config, first.pass.dy[at(l)], l, groups));
-        }
-      }
-      add(part.gradients);
-      EXPECT_EQ(part.arena.peak(), part.planned);
-    }
-    found += first.backward(scales, rec);
-    add(first.gradients);
-    EXPECT_EQ(first.arena.peak(), first.planned);
-
-    EXPECT_CLOSE(&found.ce, &sums.ce, 1, 1e-6);
-    EXPECT_EQ(found.num_tokens, sums.num_tokens);
-    EXPECT_EQ(found.num_units, sums.num_units);
-    for (std::size_t l = 0; l < sums.rec.size(); ++l) EXPECT_CLOSE(&found.rec[l], &sums.rec[l], 1, 1e-6);
-    for (const ParameterSpec& spec : expected.specs()) {
-      SCOPED_TRACE(spec.name);
-      EXPECT_CLOSE(gradients.view(spec.name).host<float>(), expected.view(spec.name).host<float>(), spec.numel(), 1e-5);
     }
   }
+
+  LossSums run(const LossScales& scales, const RecLossOptions& rec, Parameters& gradients) {
+    for (Part& part : parts_) {
+      for_each_import(part, [&](Part& maker, auto tensor, auto) {
+        copy_elements({}, maker.rows_for(tensor(maker.pass), part), rows(tensor(part.pass)));
+      });
+      part.part->forward({}, part.arena, part.pass);
+    }
+    for (Part& part : parts_) part.part->begin_backward({}, part.arena, part.pass);
+    LossSums sums;
+    for (auto part = parts_.rbegin(); part != parts_.rend(); ++part) {
+      sums += part->backward(scales, rec);
+      for_each_import(*part, [&](Part& maker, auto tensor, auto gradient) {
+        // X(l) has several readers.
+        const bool adds = &tensor(maker.pass) >= maker.pass.x.data() &&
+                          &tensor(maker.pass) < maker.pass.x.data() + maker.pass.x.size();
+        copy_elements({}, rows(gradient(part->pass)), maker.rows_for(gradient(maker.pass), *part),
+                      adds ? Write::accumulate : Write::replace);
+      });
+      for (const ParameterSpec& spec : part->gradients.specs()) {
+        copy_elements({}, part->gradients.view(spec.name), gradients.view(spec.name), Write::accumulate);
+      }
+      EXPECT_EQ(part->arena.peak(), part->planned);
+    }
+    return sums;
+  }
+
+ private:
+  // visit(maker, tensor of a pass, its gradient) for everything that a part reads and another makes.
+  template <class Visit>
+  void for_each_import(Part& part, const Visit& visit) {
+    const auto from_maker = [&](auto tensor, auto gradient) {
+      if (!tensor(part.imported)) return;
+      for (Part& maker : parts_) {
+        if (maker.range.end <= part.range.begin && tensor(maker.pass) && !tensor(maker.imported)) {
+          visit(maker, tensor, gradient);
+        }
+      }
+    };
+    for (std::size_t l = 0; l < part.pass.x.size(); ++l) {
+      from_maker([l](StagePass& p) -> TensorView& { return p.x[l]; },
+                 [l](StagePass& p) -> TensorView& { return p.dx[l]; });
+      from_maker([l](StagePass& p) -> TensorView& { return p.y[l]; },
+                 [l](StagePass& p) -> TensorView& { return p.dy[l]; });
+    }
+    if (!part.pass.in) return;
+    for (Part& before : parts_) {
+      if (before.range.end != part.range.begin) continue;
+      // Out of one part, into the next.
+      visit(
+          before, [&](StagePass& p) -> TensorView& { return &p == &before.pass ? p.out : p.in; },
+          [&](StagePass& p) -> TensorView& { return &p == &before.pass ? p.dout : p.din; });
+    }
+  }
+
+  std::deque<Part> parts_;
+};
+
+class Parts : public ::testing::TestWithParam<NamedConfig> {
+ protected:
+  void SetUp() override {
+    rec_.stop_gradient = false;
+    if (config_.num_levels() > 0) scales_.rec.assign(static_cast<std::size_t>(config_.num_levels() - 1), 0.3);
+    sums_ = model_->forward_backward({}, tokens_.batch(), scales_, rec_, expected_);
+  }
+  void expect_equal(const std::vector<std::int64_t>& starts, const std::vector<GroupRange>& shares) const {
+    Parameters gradients(config_, Space::host);
+    Chain chain(config_, starts, shares, model_->parameters(), tokens_.batch());
+    const LossSums found = chain.run(scales_, rec_, gradients);
+    EXPECT_CLOSE(&found.ce, &sums_.ce, 1, 1e-6);
+    EXPECT_EQ(found.num_tokens, sums_.num_tokens);
+    EXPECT_EQ(found.num_units, sums_.num_units);
+    for (std::size_t l = 0; l < sums_.rec.size(); ++l) EXPECT_CLOSE(&found.rec[l], &sums_.rec[l], 1, 1e-6);
+    for (const ParameterSpec& spec : expected_.specs()) {
+      SCOPED_TRACE(spec.name);
+      EXPECT_CLOSE(gradients.view(spec.name).host<float>(), expected_.view(spec.name).host<float>(), spec.numel(),
+                   1e-5);
+    }
+  }
+
+  ModelConfig config_ = GetParam().config;
+  std::unique_ptr<Model> model_ = random_model(config_, 3);
+  TokenBatch tokens_{2, 3 * config_.group_tokens() - (config_.num_levels() > 0 ? 1 : 0), config_.vocab_size, 7};
+  LossScales scales_{0.01, {}};
+  RecLossOptions rec_;
+  Parameters expected_{config_, Space::host};
+  LossSums sums_;
+};
+INSTANTIATE_TEST_SUITE_P(Shapes, Parts, ::testing::ValuesIn(testing::all_shapes()),
+                         [](const auto& shape) { return shape.param.name; });
+
+// Decoders may be shared by two; unequal parts, of whole sequences where lookback wants it.
+TEST_P(Parts, OnBothSidesOfAnyLayerGiveTheWhole) {
+  const GroupRange all = all_groups(config_, tokens_.batch());
+  for (std::int64_t layer = 1; layer < all_layers(config_).end; ++layer) {
+    SCOPED_TRACE(layer_name(config_, layer));
+    std::vector<GroupRange> shares{all};
+    if (config_.num_levels() > 0 && layer >= first_decoder_layer(config_)) {
+      shares = config_.lookback > 0 ? std::vector<GroupRange>{{0, 3}, {3, 3}} : std::vector<GroupRange>{{0, 2}, {2, 4}};
+    }
+    expect_equal({0, layer}, shares);
+  }
+}
+
+TEST_P(Parts, OfOneLayerEachGiveTheWhole) {
+  std::vector<std::int64_t> starts;
+  for (std::int64_t layer = 0; layer < all_layers(config_).end; ++layer) starts.push_back(layer);
+  expect_equal(starts, {all_groups(config_, tokens_.batch())});
 }
 
 TEST(PhotonStage, RefusesToCutWhatEncodersRead) {

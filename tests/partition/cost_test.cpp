@@ -68,9 +68,17 @@ Plan plan_of(const RunConfig& config, std::int64_t ranks) {
 }
 
 const std::vector<std::tuple<std::int64_t, std::int64_t, std::string>> cuts = {
-    {1, 1, ""}, {2, 1, ""},         {2, 1, "encoder2"},
-    {2, 3, ""}, {3, 2, ""},         {4, 2, "encoder2,decoder2,decoder1"},
-    {6, 1, ""}, {2, 5, "decoder3"}, {3, 4, "encoder3,decoder3"}};
+    {1, 1, ""},
+    {2, 1, ""},
+    {2, 1, "encoder2"},
+    {2, 3, ""},
+    {3, 2, ""},
+    {4, 2, "encoder2,decoder2,decoder1"},
+    {6, 1, ""},
+    {2, 5, "decoder3"},
+    {3, 4, "encoder3,decoder3"},
+    {3, 2, "encoder2.1,decoder3"},
+    {4, 1, "encoder1.1,encoder2.1,encoder3.1"}};
 
 TEST(Cost, TheRanksOfAnyCutDoTheBlueprintsWork) {
   for (const auto& [stages, shards, cut] : cuts) {

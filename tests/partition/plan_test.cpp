@@ -95,18 +95,42 @@ RunConfig pipeline(std::int64_t stages, std::int64_t shards, const std::string& 
   return config;
 }
 
+RunConfig with_layers(RunConfig config, std::int64_t layers) {
+  for (LevelConfig& level : config.model.levels) level.encoder.layers = level.decoder.layers = layers;
+  return config;
+}
+
+RunConfig vanilla(std::int64_t stages, std::int64_t shards, const std::string& cut, std::int64_t layers) {
+  RunConfig config = pipeline(stages, shards, cut);
+  config.model.type = ModelType::vanilla;
+  config.model.levels.clear();
+  config.model.stack.layers = layers;
+  config.model.stack.heads = config.model.stack.kv_heads = 2;
+  config.model.stack.ffn = 32;
+  return config;
+}
+
+std::string crossings_text(const RunConfig& config, std::int64_t ranks) {
+  std::string text;
+  for (const Crossing& c : make_plan(config, ranks, 0, thousand_each).crossings) {
+    text += fmt::format("{} {}-{}{}; ", c.tensor.str(), c.from, c.to, c.returns ? "" : " only");
+  }
+  return text;
+}
+
 TEST(Plan, RefusesLayoutsThatCannotBe) {
   const auto has = [](const RunConfig& config, std::int64_t ranks, const std::string& text) {
     const std::string message = refusal(config, ranks);
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
   has(pipeline(1, 3, ""), 3, "parallel.shards is 3 and parallel.stages is 1 (shards share the groups of decoders");
-  has(pipeline(5, 1, ""), 5, "parallel.stages is 5 (the model has 4 modules: encoder1, encoder2, decoder2, decoder1)");
+  has(pipeline(5, 1, ""), 5,
+      "parallel.stages is 5 (the model has 4 layers: encoder1.0, encoder2.0, decoder2.0, decoder1.0)");
   has(pipeline(1, 1, "decoder2"), 1, "parallel.cut is 'decoder2' (parallel.stages is 1: there is nothing to cut)");
-  has(pipeline(2, 1, "decoder3"), 2, "(the model has no module 'decoder3')");
+  has(pipeline(2, 1, "decoder3"), 2, "(the model has no layer 'decoder3')");
   has(pipeline(3, 1, "decoder1,decoder2"), 3, "('decoder2' begins no later stage)");
   has(pipeline(2, 1, "encoder1"), 2, "('encoder1' begins no later stage)");
-  has(pipeline(3, 1, "decoder2"), 3, "(parallel.stages is 3, so 2 modules begin a stage)");
+  has(pipeline(3, 1, "decoder2"), 3, "(parallel.stages is 3, so 2 layers begin a stage)");
   has(pipeline(2, 3, "encoder2"), 4, "(the last stage begins with encoder2, and shards share the groups");
   has(pipeline(2, 3, ""), 6, "the job has 6 ranks (a replica of parallel.stages 2 and parallel.shards 3 is 4 ranks) ");
   has(pipeline(2, 3, ""), 6, "start 4 or 8 ranks");
@@ -114,10 +138,15 @@ TEST(Plan, RefusesLayoutsThatCannotBe) {
   RunConfig lookback = pipeline(2, 3, "");
   lookback.model.lookback = 2;
   has(lookback, 4, "parallel.shards is 3, and a microbatch has 2 sequences");
-  RunConfig vanilla = pipeline(2, 1, "");
-  vanilla.model = ModelConfig();
-  vanilla.model.type = ModelType::vanilla;
-  has(vanilla, 2, "a vanilla model has one module");
+  has(with_layers(pipeline(2, 1, "encoder1.3"), 3), 2, "(the model has no layer 'encoder1.3') name the layers that");
+  has(with_layers(pipeline(2, 1, "encoder1.x"), 3), 2, "(the model has no layer 'encoder1.x')");
+  has(with_layers(pipeline(2, 1, "encoder1.0"), 3), 2, "('encoder1.0' begins no later stage)");
+  has(with_layers(pipeline(2, 3, "encoder2.2"), 3), 4, "(the last stage begins with encoder2.2, and shards share");
+  has(with_layers(pipeline(13, 1, ""), 3), 13, "(the model has 12 layers: encoder1.0-2, encoder2.0-2, decoder2.0-2, ");
+  has(vanilla(2, 2, "", 4), 3,
+      "parallel.shards is 2 (shards share the groups of decoders, and a vanilla model has none)");
+  has(vanilla(2, 1, "layer.4", 4), 2, "(the model has no layer 'layer.4')");
+  has(vanilla(5, 1, "", 4), 5, "(the model has 4 layers: layer.0-3) set it to at most 4");
   RunConfig data = config_of(8, 0);
   data.parallel.data = 4;
   has(data, 1, "parallel.data is 4, but the job has 1 rank ");
@@ -129,9 +158,9 @@ TEST(Plan, CutsTheChainAndSaysWhatCrosses) {
   EXPECT_EQ(plan.replicas, 2);
   EXPECT_EQ(plan.ranks_per_replica(), 4);
   ASSERT_EQ(plan.layout.size(), 3U);
-  EXPECT_EQ(plan.layout[0].modules, (ModuleRange{0, 2}));
-  EXPECT_EQ(plan.layout[1].modules, (ModuleRange{2, 3}));
-  EXPECT_EQ(plan.layout[2].modules, (ModuleRange{3, 4}));
+  EXPECT_EQ(plan.layout[0].layers, (LayerRange{0, 2}));
+  EXPECT_EQ(plan.layout[1].layers, (LayerRange{2, 3}));
+  EXPECT_EQ(plan.layout[2].layers, (LayerRange{3, 4}));
   EXPECT_EQ(plan.layout[2].shards, 2);
   std::string text;
   for (const Crossing& c : plan.crossings) text += fmt::format("{} {}-{}; ", c.tensor.str(), c.from, c.to);
@@ -141,6 +170,67 @@ TEST(Plan, CutsTheChainAndSaysWhatCrosses) {
   EXPECT_EQ(plan.groups(5, 2, 3), (GroupRange{0, 6}));
   EXPECT_EQ(plan.groups(6, 1, 3), (GroupRange{0, 1}));
   EXPECT_EQ(plan.groups(7, 1, 3), (GroupRange{1, 2}));
+}
+
+TEST(Plan, CutsInsideStacks) {
+  // Layers 0-2 encoder 1, 3-5 encoder 2, 6-8 decoder 2, 9-11 decoder 1.
+  const RunConfig config = with_layers(pipeline(4, 2, "encoder2.1,decoder2.2,decoder1.1"), 3);
+  const Plan plan = make_plan(config, 5, 0, thousand_each);
+  const LayerRange expected[] = {{0, 4}, {4, 8}, {8, 10}, {10, 12}};
+  for (std::size_t s = 0; s < 4; ++s) EXPECT_EQ(plan.layout[s].layers, expected[s]);
+  EXPECT_EQ(part_names(config.model, {4, 8}), (std::vector<std::string>{"encoder2.1-2", "decoder2.0-1"}));
+  EXPECT_EQ(part_names(config.model, {8, 12}), (std::vector<std::string>{"decoder2.2", "decoder1"}));
+  // The end of decoder 2 only measures how far Y(1) is from X(1).
+  EXPECT_EQ(crossings_text(config, 5), "X(1) 0-1; X(1) 0-2 only; h(4) 0-1; h(8) 1-2; h(10) 2-3; ");
+  RunConfig both = config;
+  both.train.rec_stop_gradient = false;
+  EXPECT_EQ(crossings_text(both, 5), "X(1) 0-1; X(1) 0-2; h(4) 0-1; h(8) 1-2; h(10) 2-3; ");
+  EXPECT_EQ(plan.embedding_stages, (std::vector<std::int64_t>{0, 2}));
+  EXPECT_EQ(plan.embedding_holders(), 2);
+  RunConfig tied = config;
+  tied.model.tie_embeddings = true;
+  EXPECT_EQ(make_plan(tied, 5, 0, thousand_each).embedding_stages, (std::vector<std::int64_t>{0, 2, 3}));
+  EXPECT_EQ(make_plan(tied, 5, 0, thousand_each).embedding_holders(), 4);
+
+  EXPECT_EQ(crossings_text(vanilla(3, 1, "layer.1,layer.3", 4), 3), "h(1) 0-1; h(3) 1-2; ");
+  EXPECT_TRUE(make_plan(vanilla(3, 1, "", 4), 3, 0, thousand_each).embedding_stages.empty());
+}
+
+TEST(Plan, NamesOfLayersAreFoundAgain) {
+  for (const RunConfig& config : {with_layers(pipeline(1, 1, ""), 3), vanilla(1, 1, "", 4)}) {
+    for (std::int64_t layer = 0; layer < all_layers(config.model).end; ++layer) {
+      EXPECT_EQ(find_layer(config.model, layer_name(config.model, layer)), layer);
+    }
+  }
+  const ModelConfig model = with_layers(pipeline(1, 1, ""), 3).model;
+  EXPECT_EQ(layer_name(model, 6), "decoder2");
+  EXPECT_EQ(layer_name(model, 11), "decoder1.2");
+  EXPECT_EQ(find_layer(model, "decoder2.0"), 6);
+  for (const char* none : {"decoder2.", "decoder2.3", "decoder2.-1", "decoder2.1 ", "decoder", ""}) {
+    EXPECT_EQ(find_layer(model, none), std::nullopt) << none;
+  }
+}
+
+// By exhaustion.
+TEST(Plan, NoCutBetweenLayersIsBetterBalanced) {
+  const RunConfig config = with_layers(pipeline(3, 2, ""), 3);
+  const std::vector<double> flops = layer_flops(config.model, config.train.sequence_length);
+  const auto work = [&](std::int64_t from, std::int64_t to) {
+    return std::accumulate(flops.begin() + from, flops.begin() + to, 0.0);
+  };
+  const auto most = [&](std::int64_t a, std::int64_t b, double shards) {
+    return std::max({work(0, a), work(a, b), work(b, 12) / shards});
+  };
+  for (const std::int64_t shards : {1, 2}) {
+    const auto starts = balanced_cut(config, 3, shards, CutPoints::layers);
+    ASSERT_TRUE(starts.has_value());
+    const auto share = static_cast<double>(shards);
+    for (std::int64_t b = shards > 1 ? 6 : 2; b < 12; ++b) {
+      for (std::int64_t a = 1; a < b; ++a) EXPECT_LE((most((*starts)[0], (*starts)[1], share)), most(a, b, share) + 1);
+    }
+  }
+  EXPECT_EQ(balanced_cut(config, 5, 1, CutPoints::modules), std::nullopt);
+  EXPECT_EQ(cut_stages(with_layers(pipeline(5, 1, ""), 3)).size(), 5U);
 }
 
 TEST(Plan, ShardsTakeEveryGroupOnce) {
@@ -167,13 +257,13 @@ TEST(Plan, ShardsTakeEveryGroupOnce) {
 TEST(Plan, BalancesTheStagesWithoutACut) {
   for (const std::int64_t shards : {1, 2, 8}) {
     const RunConfig config = pipeline(2, shards, "");
-    const std::vector<double> flops = module_flops(config.model, config.train.sequence_length);
+    const std::vector<double> flops = layer_flops(config.model, config.train.sequence_length);
     const auto most_work = [&](std::int64_t cut) {
       const auto middle = flops.begin() + cut;
       return std::max(std::accumulate(flops.begin(), middle, 0.0),
                       std::accumulate(middle, flops.end(), 0.0) / static_cast<double>(shards));
     };
-    const std::int64_t chosen = cut_stages(config)[1].modules.begin;
+    const std::int64_t chosen = cut_stages(config)[1].layers.begin;
     for (std::int64_t cut = shards > 1 ? 2 : 1; cut < 4; ++cut) {
       EXPECT_LE(most_work(chosen), most_work(cut)) << shards << " shards, cut at " << cut;
     }
@@ -211,8 +301,12 @@ TEST(Schedule, PassesMessagesInTheOrderOfOneForwardOneBackward) {
 
 // Every send has its receive: the same tensor and microbatch, once.
 TEST(Schedule, EveryMessageHasBothEnds) {
-  for (const auto& [stages, shards, cut] : {std::tuple{2, 1, "encoder2"}, {4, 2, ""}, {3, 3, "encoder2,decoder2"}}) {
-    const Plan plan = make_plan(pipeline(stages, shards, cut), 2 * (stages - 1 + shards), 0, thousand_each);
+  for (const auto& [stages, shards, cut] : {std::tuple{2, 1, "encoder2"},
+                                            {4, 2, ""},
+                                            {3, 3, "encoder2,decoder2"},
+                                            {4, 2, "encoder1.1,decoder2.1,decoder1.1"}}) {
+    const Plan plan =
+        make_plan(with_layers(pipeline(stages, shards, cut), 2), 2 * (stages - 1 + shards), 0, thousand_each);
     std::multiset<std::string> sent, received;
     const std::vector<Program> programs = schedule(plan, 3, {});
     for (std::size_t rank = 0; rank < programs.size(); ++rank) {

@@ -95,7 +95,7 @@ TEST(Search, SaysWhenNothingFits) {
   EXPECT_NE(message.find("no layout on 2 ranks fits, the smallest needs "), std::string::npos) << message;
   EXPECT_NE(message.find("take more ranks"), std::string::npos) << message;
   EXPECT_THROW(fastest_layout(config, cluster_of(2, 1)), InputError);
-  EXPECT_THROW(fastest_layout(run_of("vanilla-600m", 1), cluster_of(7, 1000)), InputError);
+  EXPECT_THROW(fastest_layout(run_of("vanilla-600m", 1), cluster_of(19, 1000)), InputError);
 }
 
 TEST(Search, NoLayoutIsFasterThanTheOneFound) {

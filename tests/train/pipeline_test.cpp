@@ -64,6 +64,25 @@ TEST_F(Pipeline, OneLevelAndThree) {
                {"model.levels=[" + level + ", " + level + ", " + level + "]"});
 }
 
+TEST_F(Pipeline, StagesCutInsideStacks) {
+  const std::string level =
+      "{dim: 8, chunk: 2, prefix: 1, encoder: {layers: 2, heads: 2, ffn: 16}, "
+      "decoder: {layers: 3, heads: 2, ffn: 16}}";
+  expect_equal({{4, {"parallel.stages=3", "parallel.shards=2", "parallel.cut=encoder2.1,decoder1.1"}},
+                {5, {"parallel.stages=5", "parallel.cut=encoder1.1,encoder2.1,decoder2.2,decoder1.2"}}},
+               {"model.levels=[" + level + ", " + level + "]", "model.tie_embeddings=true"});
+}
+
+TEST_F(Pipeline, VanillaModelsInStagesByLayer) {
+  testing::write_bytes(data_ / "tiny.yaml",
+                       "model: {model_type: vanilla, vocab_size: 259, dim: 8, layers: 3, heads: 2, ffn: 16}\n" +
+                           data_.yaml().substr(data_.yaml().find("data:")));
+  expect_equal({{3, {"parallel.stages=3"}}, {4, {"parallel.stages=2", "parallel.cut=layer.2"}}}, {});
+  std::filesystem::remove_all(data_ / "one");
+  std::filesystem::remove_all(data_ / "layout-0");
+  expect_equal({{3, {"parallel.stages=3"}}}, {"model.tie_embeddings=true"});
+}
+
 TEST_F(Pipeline, AnyLayoutContinuesWhatAnotherSaved) {
   ASSERT_EQ(train("one").exit_code, 0);
   const auto remove = [&](const std::string& step) {

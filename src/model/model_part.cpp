@@ -1,0 +1,74 @@
+#include "model/model_part.hpp"
+
+#include "model/vanilla_stage.hpp"
+
+namespace photon {
+namespace {
+
+class PhotonPart : public ModelPart {
+ public:
+  PhotonPart(const ModelConfig& config, const LayerRange& layers, const Parameters& weights, DType dtype)
+      : stage_(config, layers, dtype), weights_(stage_.bind(weights)) {}
+
+  StagePass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const override {
+    return stage_.begin(ctx, arena, batch, groups);
+  }
+  void forward(const Context& ctx, Arena& arena, StagePass& pass) override {
+    stage_.forward(ctx, arena, weights_, pass);
+  }
+  void begin_backward(const Context& ctx, Arena& arena, StagePass& pass) const override {
+    stage_.begin_backward(ctx, arena, pass);
+  }
+  LossSums backward(const Context& ctx, Arena& arena, Parameters& gradients, StagePass& pass, std::int64_t module,
+                    const LossScales& scales, const RecLossOptions& rec) override {
+    return stage_.backward_module(ctx, arena, weights_, stage_.bind(gradients), pass, module, scales, rec);
+  }
+  LossSums losses(const Context& ctx, Arena& arena, const StagePass& pass, const RecLossOptions& rec) const override {
+    return stage_.losses(ctx, arena, weights_, pass, rec);
+  }
+
+ private:
+  PhotonStage stage_;
+  PhotonTensors weights_;
+};
+
+class VanillaPart : public ModelPart {
+ public:
+  VanillaPart(const ModelConfig& config, const LayerRange& layers, const Parameters& weights, std::int32_t start_token,
+              DType dtype)
+      : stage_(config, layers, start_token, dtype), weights_(stage_.bind(weights)) {}
+
+  StagePass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const override {
+    PHOTON_EXPECT(groups.begin == 0 && groups.count == batch.tokens.numel(), "a vanilla model takes whole sequences");
+    return stage_.begin(ctx, arena, batch);
+  }
+  void forward(const Context& ctx, Arena& arena, StagePass& pass) override {
+    stage_.forward(ctx, arena, weights_, pass);
+  }
+  void begin_backward(const Context&, Arena& arena, StagePass& pass) const override {
+    stage_.begin_backward(arena, pass);
+  }
+  LossSums backward(const Context& ctx, Arena& arena, Parameters& gradients, StagePass& pass, std::int64_t,
+                    const LossScales& scales, const RecLossOptions&) override {
+    return stage_.backward(ctx, arena, weights_, stage_.bind(gradients), pass, scales);
+  }
+  LossSums losses(const Context& ctx, Arena&, const StagePass& pass, const RecLossOptions&) const override {
+    return stage_.losses(ctx, weights_, pass);
+  }
+
+ private:
+  VanillaStage stage_;
+  VanillaTensors weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelPart> make_model_part(const ModelConfig& config, const LayerRange& layers,
+                                           const Parameters& weights, std::int32_t start_token, DType dtype) {
+  if (config.type == ModelType::vanilla) {
+    return std::make_unique<VanillaPart>(config, layers, weights, start_token, dtype);
+  }
+  return std::make_unique<PhotonPart>(config, layers, weights, dtype);
+}
+
+}  // namespace photon

@@ -1,0 +1,40 @@
+// A part of a vanilla model: some of its layers, on whole sequences. With the first layer goes the embedding, with the
+// last one the final norm and the head.
+#pragma once
+
+#include <vector>
+
+#include "model/photon_stage.hpp"
+
+namespace photon {
+
+struct VanillaTensors {
+  TensorView embed;  // [V, D]
+  TensorView head;   // [V, D]
+  StackTensors stack;
+};
+
+class VanillaStage {
+ public:
+  using Pass = StagePass;
+
+  VanillaStage(const ModelConfig& config, const LayerRange& layers, std::int32_t start_token, DType dtype = DType::f32);
+
+  VanillaTensors bind(const Parameters& parameters) const;
+  // As PhotonStage: X(0) is what the first layer reads, Y(0) what the head reads; `in` and `out` [B, T, D].
+  Pass begin(const Context& ctx, Arena& arena, const Batch& batch) const;
+  void forward(const Context& ctx, Arena& arena, const VanillaTensors& weights, Pass& pass);
+  void begin_backward(Arena& arena, Pass& pass) const;
+  LossSums backward(const Context& ctx, Arena& arena, const VanillaTensors& weights, const VanillaTensors& gradients,
+                    Pass& pass, const LossScales& scales);
+  LossSums losses(const Context& ctx, const VanillaTensors& weights, const Pass& pass) const;
+
+ private:
+  ModelConfig config_;
+  StackPart part_;
+  DType dtype_;
+  std::int32_t start_token_;
+  Stack stack_;
+};
+
+}  // namespace photon
