@@ -1,9 +1,10 @@
-// The CUDA bodies of group_attention.hpp: a block a (group, key head). Everything of the group stands in shared memory
-// as float32, so each of q, k, v, out is read or written once.
+// The CUDA bodies of group_attention.hpp. Small bf16 groups go to cuda/group_attention_warp.cu; here, for all others, a
+// block a (group, key head). Everything of the group stands in shared memory as float32, so each of q, k, v, out is
+// read or written once.
 #include <cmath>
 
 #include "kernels/cuda/common.cuh"
-#include "kernels/group_attention.hpp"
+#include "kernels/cuda/group_attention.hpp"
 
 namespace photon::cuda {
 namespace {
@@ -14,6 +15,8 @@ struct Sizes {
   int head_width;   // hd
   int heads_a_key;  // query heads that share a key head
   float scale;
+  const float* cosines;  // [positions, hd/2]; null: q and k come rotated
+  const float* sines;
 };
 
 // Rows in shared memory are one float longer than a head, so that a column's elements lie in different banks.
@@ -28,6 +31,33 @@ __device__ void load_rows(float* __restrict__ to, const T* __restrict__ from, st
     const int row = i / width;
     const int d = i - row * width;
     to[row * row_length(width) + d] = to_f32(from[row * stride + d]);
+  }
+}
+
+// Turns rows in shared memory that stand at positions first, first + 1, ... of the group.
+__device__ void rotate_rows(float* __restrict__ x, const Sizes& s, int first, int rows, float sign) {
+  if (s.cosines == nullptr) return;
+  const int half = s.head_width / 2;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * half; i += static_cast<int>(blockDim.x)) {
+    const int row = i / half;
+    const int d = i - row * half;
+    const float cosine = s.cosines[(first + row) * half + d];
+    const float sine = sign * s.sines[(first + row) * half + d];
+    float* const low = x + row * row_length(s.head_width) + d;
+    const float a = low[0];
+    const float b = low[half];
+    low[0] = a * cosine - b * sine;
+    low[half] = b * cosine + a * sine;
+  }
+}
+
+template <class T>
+__device__ void store_rows(T* __restrict__ to, const float* __restrict__ from, std::int64_t stride, int rows,
+                           int width) {
+  for (int i = static_cast<int>(threadIdx.x); i < rows * width; i += static_cast<int>(blockDim.x)) {
+    const int row = i / width;
+    const int d = i - row * width;
+    to[row * stride + d] = from_f32<T>(from[row * row_length(width) + d]);
   }
 }
 
@@ -68,9 +98,15 @@ __global__ void forward_kernel(const T* __restrict__ q, Strides qs, const T* __r
   const int num_threads = static_cast<int>(blockDim.x);
   load_rows(keys, k + g * ks.outer + kh * ks.head, ks.position, s.positions, s.head_width);
   load_rows(values, v + g * vs.outer + kh * vs.head, vs.position, s.positions, s.head_width);
+  __syncthreads();
+  rotate_rows(keys, s, 0, s.positions, 1.0F);
   for (std::int64_t h = kh * s.heads_a_key; h < (kh + 1) * s.heads_a_key; ++h) {
     load_rows(queries, q + g * qs.outer + h * qs.head, qs.position, s.queries, s.head_width);
     __syncthreads();
+    if (s.cosines != nullptr) {
+      rotate_rows(queries, s, s.positions - s.queries, s.queries, 1.0F);
+      __syncthreads();
+    }
     for (int pair = static_cast<int>(threadIdx.x); pair < s.queries * s.positions; pair += num_threads) {
       const int i = pair / s.positions;
       const int j = pair - i * s.positions;
@@ -115,11 +151,17 @@ __global__ void backward_kernel(const T* __restrict__ q, Strides qs, const T* __
   const int key_elements = s.positions * s.head_width;
   load_rows(keys, k + g * ks.outer + kh * ks.head, ks.position, s.positions, s.head_width);
   load_rows(values, v + g * vs.outer + kh * vs.head, vs.position, s.positions, s.head_width);
+  __syncthreads();
+  rotate_rows(keys, s, 0, s.positions, 1.0F);
   for (std::int64_t h = kh * s.heads_a_key; h < (kh + 1) * s.heads_a_key; ++h) {
     const bool is_first = h == kh * s.heads_a_key;
     load_rows(queries, q + g * qs.outer + h * qs.head, qs.position, s.queries, s.head_width);
     load_rows(grads, dout + g * ds.outer + h * ds.head, ds.position, s.queries, s.head_width);
     __syncthreads();
+    if (s.cosines != nullptr) {
+      rotate_rows(queries, s, s.positions - s.queries, s.queries, 1.0F);
+      __syncthreads();
+    }
     for (int pair = static_cast<int>(threadIdx.x); pair < s.queries * s.positions; pair += num_threads) {
       const int i = pair / s.positions;
       const int j = pair - i * s.positions;
@@ -139,14 +181,6 @@ __global__ void backward_kernel(const T* __restrict__ q, Strides qs, const T* __
       for (int j = lane; j < s.positions; j += warp_width) dp[j] = s.scale * p[j] * (dp[j] - mean);
     }
     __syncthreads();
-    T* const target = dq + g * dqs.outer + h * dqs.head;
-    for (int e = static_cast<int>(threadIdx.x); e < s.queries * s.head_width; e += num_threads) {
-      const int i = e / s.head_width;
-      const int d = e - i * s.head_width;
-      float sum = 0;
-      for (int j = 0; j <= s.positions - s.queries + i; ++j) sum += dscores[i * s.positions + j] * keys[j * length + d];
-      target[i * dqs.position + d] = from_f32<T>(sum);
-    }
     // A thread owns the same elements of dk and dv for every query head.
     for (int e = static_cast<int>(threadIdx.x); e < key_elements; e += num_threads) {
       const int j = e / s.head_width;
@@ -161,16 +195,29 @@ __global__ void backward_kernel(const T* __restrict__ q, Strides qs, const T* __
       dvalues[j * length + d] = dvalue;
     }
     __syncthreads();
+    // The queries are done with: their gradients take their place.
+    for (int e = static_cast<int>(threadIdx.x); e < s.queries * s.head_width; e += num_threads) {
+      const int i = e / s.head_width;
+      const int d = e - i * s.head_width;
+      float sum = 0;
+      for (int j = 0; j <= s.positions - s.queries + i; ++j) sum += dscores[i * s.positions + j] * keys[j * length + d];
+      queries[i * length + d] = sum;
+    }
+    __syncthreads();
+    if (s.cosines != nullptr) {
+      rotate_rows(queries, s, s.positions - s.queries, s.queries, -1.0F);
+      __syncthreads();
+    }
+    store_rows(dq + g * dqs.outer + h * dqs.head, queries, dqs.position, s.queries, s.head_width);
+    __syncthreads();
   }
-  for (int e = static_cast<int>(threadIdx.x); e < key_elements; e += num_threads) {
-    const int j = e / s.head_width;
-    const int d = e - j * s.head_width;
-    dk[g * dks.outer + j * dks.position + kh * dks.head + d] = from_f32<T>(dkeys[j * length + d]);
-    dv[g * dvs.outer + j * dvs.position + kh * dvs.head + d] = from_f32<T>(dvalues[j * length + d]);
-  }
+  rotate_rows(dkeys, s, 0, s.positions, -1.0F);
+  __syncthreads();
+  store_rows(dk + g * dks.outer + kh * dks.head, dkeys, dks.position, s.positions, s.head_width);
+  store_rows(dv + g * dvs.outer + kh * dvs.head, dvalues, dvs.position, s.positions, s.head_width);
 }
 
-Sizes sizes_of(const ConstTensorView& q, const ConstTensorView& k) {
+Sizes sizes_of(const ConstTensorView& q, const ConstTensorView& k, const RopeTable* table) {
   PHOTON_EXPECT(q.size(3) <= 128, "attention inside groups on a GPU with heads of width {} (at most 128)", q.size(3));
   PHOTON_EXPECT(k.size(1) <= max_group_positions && q.size(1) <= k.size(1), "{} queries and {} positions in a group",
                 q.size(1), k.size(1));
@@ -180,7 +227,9 @@ Sizes sizes_of(const ConstTensorView& q, const ConstTensorView& k) {
           .queries = static_cast<int>(q.size(1)),
           .head_width = static_cast<int>(q.size(3)),
           .heads_a_key = static_cast<int>(q.size(2) / k.size(2)),
-          .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.size(3))))};
+          .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.size(3)))),
+          .cosines = table != nullptr ? device_data<float>(table->cosines()) : nullptr,
+          .sines = table != nullptr ? device_data<float>(table->sines()) : nullptr};
 }
 
 // Few positions leave few pairs: small blocks, many of them.
@@ -191,9 +240,12 @@ int threads_for(const Sizes& s) {
 }  // namespace
 
 void group_attention_forward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
-                             const ConstTensorView& v, const TensorView& out) {
+                             const ConstTensorView& v, const TensorView& out, const RopeTable* table) {
   if (out.numel() == 0) return;
-  const Sizes s = sizes_of(q, k);
+  const GroupAttention all{
+      .q = q, .k = k, .v = v, .table = table, .out = out, .dout = {}, .dq = {}, .dk = {}, .dv = {}};
+  if (fits_a_warp(all)) return warp_group_attention(ctx, all);
+  const Sizes s = sizes_of(q, k, table);
   const auto shared = static_cast<std::int64_t>(sizeof(float)) *
                       ((2 * s.positions + s.queries) * row_length(s.head_width) + s.queries * s.positions);
   const dim3 grid(static_cast<unsigned>(k.size(0)), static_cast<unsigned>(k.size(2)));
@@ -208,9 +260,12 @@ void group_attention_forward(const Context& ctx, const ConstTensorView& q, const
 
 void group_attention_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
                               const ConstTensorView& v, const ConstTensorView& dout, const TensorView& dq,
-                              const TensorView& dk, const TensorView& dv) {
+                              const TensorView& dk, const TensorView& dv, const RopeTable* table) {
   if (k.numel() == 0) return;
-  const Sizes s = sizes_of(q, k);
+  const GroupAttention all{
+      .q = q, .k = k, .v = v, .table = table, .out = {}, .dout = dout, .dq = dq, .dk = dk, .dv = dv};
+  if (dout.numel() > 0 && fits_a_warp(all)) return warp_group_attention(ctx, all);
+  const Sizes s = sizes_of(q, k, table);
   const auto shared = static_cast<std::int64_t>(sizeof(float)) *
                       ((4 * s.positions + 2 * s.queries) * row_length(s.head_width) + 2 * s.queries * s.positions);
   const dim3 grid(static_cast<unsigned>(k.size(0)), static_cast<unsigned>(k.size(2)));

@@ -49,11 +49,12 @@ void embedding_backward(const Context&, const ConstTensorView&, const ConstTenso
   throw NotConfigured("embedding_backward on a GPU", "CUDA");
 }
 void group_attention_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
-                             const TensorView&) {
+                             const TensorView&, const RopeTable*) {
   throw NotConfigured("group_attention_forward on a GPU", "CUDA");
 }
 void group_attention_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
-                              const ConstTensorView&, const TensorView&, const TensorView&, const TensorView&) {
+                              const ConstTensorView&, const TensorView&, const TensorView&, const TensorView&,
+                              const RopeTable*) {
   throw NotConfigured("group_attention_backward on a GPU", "CUDA");
 }
 void decoder_rows_forward(const Context&, const ConstTensorView&, const ConstTensorView&, std::int64_t,

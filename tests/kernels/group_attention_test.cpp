@@ -1,5 +1,7 @@
 #include "kernels/group_attention.hpp"
 
+#include <cmath>
+
 #include "reference.hpp"
 #include "testing/compare.hpp"
 
@@ -62,6 +64,74 @@ TEST_P(GroupAttention, GradientsMatchTheReference) {
       expect_close(dk.values(), expected.dk, 2e-5, what + " dk");
     }
   }
+}
+
+// x [G, count, H, hd], the last `count` of `positions`, each head turned by its position's angles (or back) in double.
+Doubles turned(Doubles x, std::int64_t count, std::int64_t positions, std::int64_t heads, std::int64_t width,
+               double theta, double sign) {
+  const std::int64_t half = width / 2;
+  const auto rows = static_cast<std::int64_t>(x.size()) / width;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t position = positions - count + row / heads % count;
+    for (std::int64_t i = 0; i < half; ++i) {
+      const double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(width));
+      const double angle = sign * static_cast<double>(position) * frequency;
+      double& low = x[static_cast<std::size_t>(row * width + i)];
+      double& high = x[static_cast<std::size_t>(row * width + half + i)];
+      const double before = low;
+      low = before * std::cos(angle) - high * std::sin(angle);
+      high = high * std::cos(angle) + before * std::sin(angle);
+    }
+  }
+  return x;
+}
+
+TEST_P(GroupAttention, RotatesWhatItReads) {
+  const double theta = 100.0;
+  for (const Case& c : {Case{5, 7, 7, 2, 2, 16}, Case{3, 7, 4, 4, 2, 64}, Case{2, 11, 1, 2, 1, 20},
+                        Case{2, 64, 64, 1, 1, 34}, Case{2, 33, 5, 2, 2, 4}}) {
+    const std::string what = name_of_case(c);
+    RopeTable table(c.head_width, theta);
+    table.reserve(Space::host, c.positions);
+    const Field q = Field::random({c.groups, c.queries, c.query_heads, c.head_width}, "q", 1);
+    const Field k = Field::random({c.groups, c.positions, c.key_heads, c.head_width}, "k", 2);
+    const Field v = Field::random({c.groups, c.positions, c.key_heads, c.head_width}, "v", 3);
+    const Field dout = Field::random({c.groups, c.queries, c.query_heads, c.head_width}, "dout", 3);
+    Field out = Field::poison({c.groups, c.queries, c.query_heads, c.head_width}, 4);
+    Field dq = Field::poison({c.groups, c.queries, c.query_heads, c.head_width}, 1);
+    Field dk = Field::poison({c.groups, c.positions, c.key_heads, c.head_width}, 2);
+    Field dv = Field::poison({c.groups, c.positions, c.key_heads, c.head_width}, 3);
+    const Doubles before = q.values();
+    group_attention_forward(Context{}, q.view(), k.view(), v.view(), out.view(), &table);
+    group_attention_backward(Context{}, q.view(), k.view(), v.view(), dout.view(), dq.view(), dk.view(), dv.view(),
+                             &table);
+    EXPECT_EQ(q.values(), before) << what;
+    EXPECT_TRUE(out.gaps_intact() && dq.gaps_intact() && dk.gaps_intact() && dv.gaps_intact()) << what;
+
+    const auto queries = [&](const Doubles& x, double sign) {
+      return turned(x, c.queries, c.positions, c.query_heads, c.head_width, theta, sign);
+    };
+    const auto keys = [&](const Doubles& x, double sign) {
+      return turned(x, c.positions, c.positions, c.key_heads, c.head_width, theta, sign);
+    };
+    const testing::reference::Attention a{c.groups, c.queries, c.positions, c.query_heads, c.key_heads, c.head_width};
+    const Doubles rotated_q = queries(q.values(), 1);
+    const Doubles rotated_k = keys(k.values(), 1);
+    expect_close(out.values(), testing::reference::attention(a, rotated_q, rotated_k, v.values()),
+                 4 * float32_tolerance(c.head_width), what);
+    const auto expected = testing::reference::attention_backward(a, rotated_q, rotated_k, v.values(), dout.values());
+    expect_close(dq.values(), queries(expected.dq, -1), 2e-5, what + " dq");
+    expect_close(dk.values(), keys(expected.dk, -1), 2e-5, what + " dk");
+    expect_close(dv.values(), expected.dv, 2e-5, what + " dv");
+  }
+}
+
+TEST_P(GroupAttention, RefusesAShortRopeTable) {
+  const Field q = Field::random({2, 5, 1, 8}, "q");
+  Field out = Field::poison({2, 5, 1, 8});
+  RopeTable table(8, 100.0);
+  table.reserve(Space::host, 4);
+  EXPECT_THROW(group_attention_forward(Context{}, q.view(), q.view(), q.view(), out.view(), &table), ContractError);
 }
 
 TEST_P(GroupAttention, AGroupsBitsDependOnNothingElse) {

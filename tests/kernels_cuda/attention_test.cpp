@@ -1,8 +1,7 @@
-// Attention: along the stream, inside groups, against caches.
+// Attention along the stream and against caches.
 #include "kernels/attention.hpp"
 
 #include "kernels/cache_attention.hpp"
-#include "kernels/group_attention.hpp"
 #include "parity.hpp"
 
 namespace photon {
@@ -63,44 +62,6 @@ TEST_P(CudaAttention, StreamWithoutLogSums) {
   stream_attention_forward(host_, q.host, q.host, q.host, 0, out.host, {});
   cuda::stream_attention_forward(ctx_, q.device, q.device, q.device, 0, out.device, {});
   expect_match(out, limit(94));
-}
-
-TEST_P(CudaAttention, Groups) {
-  struct Case {
-    std::int64_t groups, positions, queries, heads, key_heads, width;
-  };
-  for (const Case c :
-       {Case{1, 1, 1, 1, 1, 16}, Case{37, 7, 7, 3, 3, 128}, Case{20, 7, 4, 4, 2, 64}, Case{9, 8, 8, 2, 1, 32},
-        Case{5, 19, 19, 2, 2, 48}, Case{3, 33, 5, 4, 1, 80}, Case{2, 64, 64, 2, 1, 128}, Case{70, 4, 1, 2, 2, 96}}) {
-    SCOPED_TRACE(::testing::Message() << c.groups << " groups, " << c.queries << " of " << c.positions
-                                      << " positions, heads " << c.heads << "/" << c.key_heads << " of " << c.width);
-    const auto tail = [&](const TensorView& t) { return t.slice(1, c.positions - c.queries, c.queries); };
-    const auto heads_in = [&](const Tensor& t, std::int64_t first, std::int64_t count) {
-      return t.view().slice(2, first * c.width, count * c.width).split(2, count);
-    };
-    const Shape fused_shape = {c.groups, c.positions, (c.heads + 2 * c.key_heads) * c.width};
-    const auto q = [&](const Tensor& t) { return tail(heads_in(t, 0, c.heads)); };
-    const auto k = [&](const Tensor& t) { return heads_in(t, c.heads, c.key_heads); };
-    const auto v = [&](const Tensor& t) { return heads_in(t, c.heads + c.key_heads, c.key_heads); };
-    const Pair qkv = random_pair(GetParam(), fused_shape, 1);
-    const Pair out = poisoned_pair(GetParam(), {c.groups, c.queries, c.heads, c.width});
-    group_attention_forward(host_, q(qkv.host), k(qkv.host), v(qkv.host), out.host);
-    cuda::group_attention_forward(ctx_, q(qkv.device), k(qkv.device), v(qkv.device), out.device);
-    expect_match(out, limit(c.width + c.positions));
-
-    const Pair dout = random_pair(GetParam(), {c.groups, c.queries, c.heads, c.width}, 2);
-    const Pair dq = poisoned_pair(GetParam(), {c.groups, c.queries, c.heads, c.width});
-    const Pair dkv = poisoned_pair(GetParam(), {c.groups, c.positions, 2 * c.key_heads * c.width});
-    const auto dk = [&](const Tensor& t) { return heads_in(t, 0, c.key_heads); };
-    const auto dv = [&](const Tensor& t) { return heads_in(t, c.key_heads, c.key_heads); };
-    group_attention_backward(host_, q(qkv.host), k(qkv.host), v(qkv.host), dout.host, dq.host, dk(dkv.host),
-                             dv(dkv.host));
-    cuda::group_attention_backward(ctx_, q(qkv.device), k(qkv.device), v(qkv.device), dout.device, dq.device,
-                                   dk(dkv.device), dv(dkv.device));
-    // A single visible key has probability 1 and a gradient of exactly 0 to its query.
-    if (c.positions > 1) expect_match(dq, limit(2 * c.width + c.positions));
-    expect_match(dkv, limit(2 * c.width + c.positions * c.heads));
-  }
 }
 
 TEST_P(CudaAttention, ContiguousCaches) {
