@@ -13,6 +13,7 @@ void add_bench(CLI::App& app) {
   command->require_subcommand(1);
   add_bench_train(*command);
   add_bench_decode(*command);
+  add_bench_kernels(*command);
 }
 
 }  // namespace photon::cli

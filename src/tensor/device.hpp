@@ -33,6 +33,22 @@ void destroy_stream(Stream stream) noexcept;
 void synchronize(Stream stream);
 std::int64_t free_bytes();  // of the current GPU's memory
 
+// A point in a stream's work, for measuring the time between two of them.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(Stream stream);  // the point is after all work queued so far
+  // Seconds from `begin` to this point; waits until both are reached.
+  double seconds_since(const Event& begin) const;
+
+ private:
+  void* handle_ = nullptr;  // a cudaEvent_t
+};
+
 }  // namespace device
 
 // Copies between views of equal shape and dtype in any spaces; strides allowed on the host and, for rank <= 2, on the

@@ -51,6 +51,15 @@ TEST_F(Program, HasTheVersionOfTheBuild) {
   EXPECT_NE(build.find("project(photon VERSION " + number + " "), std::string::npos) << number;
 }
 
+TEST_F(Program, BenchKernelsNamesTheNearestOp) {
+  const Outcome outcome = photon("bench kernels --op swiglu_forwards");
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_NE(outcome.err.find("no op is named 'swiglu_forwards' (did you mean swiglu_forward?) choose one of "),
+            std::string::npos)
+      << outcome.err;
+}
+
 TEST_F(Program, NamesTheNearestCommand) {
   const Outcome outcome = photon("trian --config x");
   EXPECT_EQ(outcome.code, 2);
