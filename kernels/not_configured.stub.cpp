@@ -1,6 +1,8 @@
 // What a build without CUDA answers when an op is called on a GPU.
 #include "kernels/attention.hpp"
+#include "kernels/attention_step.hpp"
 #include "kernels/cache_attention.hpp"
+#include "kernels/draw.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/embedding.hpp"
 #include "kernels/group_attention.hpp"
@@ -12,6 +14,7 @@
 #include "kernels/rec_loss.hpp"
 #include "kernels/rope.hpp"
 #include "kernels/sampling.hpp"
+#include "kernels/slot_rows.hpp"
 #include "kernels/swiglu.hpp"
 
 namespace photon::cuda {
@@ -32,6 +35,29 @@ void cache_append(const Context&, const ConstTensorView&, const ConstTensorView&
 void cache_attention(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
                      const ConstTensorView&, const ConstTensorView&, std::int64_t, const TensorView&) {
   throw NotConfigured("cache_attention on a GPU", "CUDA");
+}
+void attention_step(const Context&, const RopeTable&, const AttentionStep&) {
+  throw NotConfigured("attention_step on a GPU", "CUDA");
+}
+void cache_fill(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                const ConstTensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("cache_fill on a GPU", "CUDA");
+}
+void draw_tokens(const Context&, const DrawCall&) {
+  throw NotConfigured("draw_tokens on a GPU", "CUDA");
+}
+void scatter_rows(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("scatter_rows on a GPU", "CUDA");
+}
+void recent_tokens(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&, std::int64_t,
+                   std::int32_t, const TensorView&) {
+  throw NotConfigured("recent_tokens on a GPU", "CUDA");
+}
+void embed_or_zero(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("embed_or_zero on a GPU", "CUDA");
+}
+void shift_indices(const Context&, const TensorView&, std::int32_t) {
+  throw NotConfigured("shift_indices on a GPU", "CUDA");
 }
 void fill(const Context&, const TensorView&, float) {
   throw NotConfigured("fill on a GPU", "CUDA");
