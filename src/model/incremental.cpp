@@ -11,17 +11,50 @@
 namespace photon {
 
 std::unique_ptr<IncrementalDecoder> make_incremental_decoder(Model& model, const Context& ctx, std::int64_t num_slots,
-                                                             std::int64_t max_tokens) {
+                                                             std::int64_t max_tokens, const DecoderOptions& options) {
   if (auto* const vanilla = dynamic_cast<VanillaModel*>(&model)) {
-    return std::make_unique<VanillaDecoder>(*vanilla, ctx, num_slots, max_tokens);
+    return std::make_unique<VanillaDecoder>(*vanilla, ctx, num_slots, max_tokens, options);
   }
   auto* const photon = dynamic_cast<PhotonModel*>(&model);
   PHOTON_EXPECT(photon != nullptr, "a model that is neither photon nor vanilla");
-  return std::make_unique<PhotonDecoder>(*photon, ctx, num_slots, max_tokens);
+  return std::make_unique<PhotonDecoder>(*photon, ctx, num_slots, max_tokens, options);
 }
 
 std::int64_t slot_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, DType dtype) {
   return decode_cache_bytes(config, max_tokens, element_bytes(dtype));
+}
+
+std::int64_t step_row_bytes(const ModelConfig& config, DType dtype) {
+  const auto layer = [](const StackConfig& stack, std::int64_t width, std::int64_t positions) {
+    const std::int64_t kv = stack.kv_heads * (width / stack.heads);
+    return positions * (7 * width + 2 * kv + 3 * stack.ffn);
+  };
+  std::int64_t elements = 0;
+  std::int64_t most = 0;
+  if (config.type == ModelType::vanilla) {
+    elements = 2 * config.dim;
+    most = layer(config.stack, config.dim, 1);
+  }
+  for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
+    const LevelConfig& c = config.levels[static_cast<std::size_t>(l - 1)];
+    const std::int64_t below = config.width(l - 1);
+    const std::int64_t start = c.prefix + config.level_lookback(l);
+    elements += (start + 1 + c.chunk) * below + 3 * c.dim;
+    most = std::max({most, layer(c.decoder, below, start), layer(c.encoder, c.dim, 1)});
+  }
+  const std::int64_t bytes = (elements + most) * element_bytes(dtype) + config.vocab_size * 4 + 4096;
+  return bytes + bytes / 8;  // steps are padded by up to an eighth
+}
+
+void IncrementalDecoder::show_logits(const Context& ctx, const ConstTensorView& logits, std::int64_t begin,
+                                     std::int64_t offset) const {
+  const Tensor here(Space::host, DType::f32, logits.shape(), "watched logits");
+  copy(ctx.stream, logits, here.view());
+  const std::int64_t count = std::min(logits.size(0), watched_.size(0) - begin);  // the rest are padding
+  if (count <= 0) return;
+  for (std::int64_t r = 0; r < count; ++r) {
+    copy(here.view().slice(0, r, 1).merge(0), watched_.slice(0, begin + r, 1).slice(1, offset, 1).merge(0).merge(0));
+  }
 }
 
 void require_recgen(const ModelConfig& config) {
@@ -71,7 +104,7 @@ Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch,
   const std::int64_t longest = *std::max_element(starts.begin(), starts.end());
   PhotonDecoder decoder(photon, ctx, num_rows, longest + num_groups * group);
   decoder.prefill(slots, prompts);
-  const Tensor latents = decoder.roll_out(slots, num_groups);  // c(1) [rows, chunks, D_1]
+  const ConstTensorView latents = decoder.roll_out(slots, num_groups);  // c(1) [rows, chunks, D_1]
 
   const std::int64_t chunk = config.levels[0].chunk;
   const std::int64_t max_chunks = length / chunk;
@@ -88,7 +121,7 @@ Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch,
     const TensorView content = arena.allocate(model.dtype(), {1, count, config.dim});
     const TensorView y = arena.allocate(model.dtype(), {count / chunk, chunk, config.dim});
     embedding_forward(ctx, photon.tensors().embed, upload(ctx, arena, own), content.merge(0));
-    const TensorView c = latents.view().slice(0, static_cast<std::int64_t>(i), 1).merge(0).slice(0, 0, count / chunk);
+    const ConstTensorView c = latents.slice(0, static_cast<std::int64_t>(i), 1).merge(0).slice(0, 0, count / chunk);
     photon.decode_groups(ctx, arena, 1, c, content, y);
     copy_elements(ctx, y.merge(0).slice(0, 0, tokens - starts[i]),
                   hidden.view().slice(0, slots[i], 1).merge(0).slice(0, starts[i], tokens - starts[i]));

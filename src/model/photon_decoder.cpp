@@ -3,368 +3,365 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/elementwise.hpp"
+#include "kernels/attention_step.hpp"
 #include "kernels/embedding.hpp"
 #include "kernels/linear.hpp"
+#include "kernels/slot_rows.hpp"
 
 namespace photon {
 namespace {
 
-std::vector<std::int32_t> iota(std::int64_t n) {
-  std::vector<std::int32_t> indices(static_cast<std::size_t>(n));
-  std::iota(indices.begin(), indices.end(), 0);
-  return indices;
+// A step's indices: these, then the positions of the encoders' units.
+constexpr std::size_t slot_index = 0;
+constexpr std::size_t position_index = 1;
+constexpr std::size_t latent_index = 2;
+constexpr std::size_t first_unit_index = 3;
+
+// Logits exist for so many rows at a time on a device: they then stay in its cache until they have been drawn from.
+constexpr std::int64_t device_logits_rows = 2048;
+
+std::int64_t num_step_indices(const ModelConfig& config) {
+  std::int64_t count = first_unit_index;
+  for (std::int64_t l = 1; l <= config.num_levels(); ++l) count += config.group_tokens() / config.cumulative_chunk(l);
+  return count;
+}
+
+// Rows of a [n, C, D] tensor's unit j: [n, D].
+TensorView unit_rows(const TensorView& units, std::int64_t j) {
+  return units.slice(1, j, 1).merge(1);
 }
 
 }  // namespace
 
-PhotonDecoder::PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens)
+PhotonDecoder::PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens,
+                             const DecoderOptions& options)
     : model_(model),
       config_(model.config()),
       ctx_(ctx),
-      max_tokens_(padded_length(config_, std::max<std::int64_t>(max_tokens, 1))) {
+      dtype_(model.dtype()),
+      num_slots_(num_slots),
+      total_slots_(num_slots + (ctx.space == Space::device ? 1 : 0)),
+      max_tokens_(padded_length(config_, std::max<std::int64_t>(max_tokens, 1))),
+      slots_(static_cast<std::size_t>(num_slots)),
+      steps_(ctx, config_.group_tokens(), num_step_indices(config_), options),
+      chunks_(ctx, config_.cumulative_chunk(1), 1, options),
+      graphs_(options.graphs) {
   const std::int64_t num_levels = config_.num_levels();
-  Slot empty;
-  empty.units.assign(static_cast<std::size_t>(num_levels), 0);
-  slots_.assign(static_cast<std::size_t>(num_slots), empty);
-  local_caches_.resize(static_cast<std::size_t>(num_levels));
   for (std::int64_t l = 1; l <= num_levels; ++l) {
+    const LevelConfig& c = level_config(l);
     const std::int64_t units = max_tokens_ / config_.cumulative_chunk(l);
-    const std::int64_t window = level_config(l).encoder.window;
+    encoders_.emplace_back(c.encoder, c.dim, config_.norm_eps, AttentionKind::stream);
+    decoders_.emplace_back(c.decoder, config_.width(l - 1), config_.norm_eps, AttentionKind::group);
+    encoder(l).reserve(ctx.space, units);
+    decoder(l).reserve(ctx.space, config_.decoder_positions(l));
+    const std::int64_t window = c.encoder.window;
     encoder_caches_.push_back(
-        model_.level(l).encoder.make_cache(ctx.space, num_slots, window > 0 ? std::min(window, units) : units));
+        encoder(l).make_cache(ctx.space, dtype_, total_slots_, window > 0 ? std::min(window, units) : units));
   }
-  latents_ = Tensor(ctx.space, model_.dtype(), {num_slots, config_.width(num_levels)}, "top-level latents");
+  local_caches_.resize(static_cast<std::size_t>(num_levels));
+  latents_ = Tensor(ctx.space, dtype_, {total_slots_ + 1, config_.width(num_levels)}, "top-level latents");
+  copy(ctx_.stream, model.tensors().start_latent, latents_.view().slice(0, total_slots_, 1).merge(0));
+  history_ = Tensor(ctx.space, DType::i32, {total_slots_, max_tokens_}, "tokens of the slots");
 }
 
-PhotonDecoder::Rows PhotonDecoder::make_rows(std::span<const std::int64_t> slots) const {
-  Rows rows;
-  rows.slots = slots;
-  for (const std::int64_t slot : slots) {
-    PHOTON_EXPECT(slot >= 0 && slot < num_slots(), "slot {} of {}", slot, num_slots());
-    rows.ids.push_back(static_cast<std::int32_t>(slot));
-  }
-  rows.indices = iota(rows.count());
-  return rows;
+std::int64_t PhotonDecoder::cache_bytes() const {
+  return num_slots_ * slot_cache_bytes(config_, max_tokens_, dtype_);
 }
 
-KvCache& PhotonDecoder::local_cache(std::int64_t l, std::int64_t rows) {
-  KvCache& cache = local_caches_[static_cast<std::size_t>(l - 1)];
-  if (cache.k.empty() || cache.k[0].shape()[0] < rows) {
-    cache = KvCache();
-    cache = model_.level(l).decoder.make_cache(ctx_.space, rows, config_.decoder_positions(l));
-  }
-  return cache;
+std::int64_t PhotonDecoder::checked(std::int64_t slot) const {
+  PHOTON_EXPECT(slot >= 0 && slot < num_slots_, "slot {} of {}", slot, num_slots_);
+  return slot;
 }
 
-void PhotonDecoder::reserve_step(std::int64_t rows) {
-  std::int64_t bytes = arena_bytes(rows * config_.vocab_size, 4) + 16 * arena_bytes(rows, 4);
+std::int32_t PhotonDecoder::latent_row(std::int64_t slot) const {
+  return static_cast<std::int32_t>(length(slot) == 0 ? total_slots_ : slot);
+}
+
+std::size_t PhotonDecoder::unit_index(std::int64_t l, std::int64_t unit) const {
+  std::size_t index = first_unit_index + static_cast<std::size_t>(unit);
+  for (std::int64_t below = 1; below < l; ++below)
+    index += static_cast<std::size_t>(group_tokens() / config_.cumulative_chunk(below));
+  return index;
+}
+
+std::int64_t PhotonDecoder::logits_rows(std::int64_t rows) const {
+  return ctx_.space == Space::device ? std::min(rows, device_logits_rows) : rows;
+}
+
+std::int64_t PhotonDecoder::step_bytes(std::int64_t rows, bool level_1_only) const {
+  const std::int64_t element = element_bytes(dtype_);
+  std::int64_t bytes = arena_bytes(logits_rows(rows) * config_.vocab_size, 4) + 4 * arena_bytes(rows, 4) +
+                       2 * arena_bytes(rows * config_.width(config_.num_levels()), element);
   std::int64_t stack = 0;
-  const std::int64_t element = element_bytes(model_.dtype());
-  for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
+  for (std::int64_t l = 1; l <= (level_1_only ? 1 : config_.num_levels()); ++l) {
     const LevelConfig& c = level_config(l);
     const std::int64_t below = config_.width(l - 1);
-    const std::int64_t prefix = c.prefix + config_.level_lookback(l);
-    // Conditioning, prefix vectors, reconstruction, one unit, all units, the chunk, the encoder's output.
-    bytes += arena_bytes(rows * c.dim, element) * 4 + arena_bytes(rows * prefix * below, element) * 2 +
-             arena_bytes(rows * below, element) * 3 + arena_bytes(rows * c.chunk * below, element);
-    stack = std::max({stack, stack_inference_bytes(c.decoder, below, AttentionKind::group, {rows, prefix, 1}, element),
-                      stack_inference_bytes(c.decoder, below, AttentionKind::group, {rows, 1, 1}, element),
-                      stack_inference_bytes(c.encoder, c.dim, AttentionKind::stream, {rows, 1, 1}, element)});
+    const std::int64_t start = c.prefix + config_.level_lookback(l);
+    // The decoder's first rows, lookback tokens, a reconstruction, all units, the chunk.
+    bytes += arena_bytes(rows * start * below, element) + arena_bytes(rows * config_.level_lookback(l), 4) +
+             arena_bytes(rows * below, element) + arena_bytes(rows * c.chunk * below, element) +
+             arena_bytes(rows * c.dim, element);
+    const auto at = static_cast<std::size_t>(l - 1);
+    stack = std::max({stack, decoders_[at].step_bytes(rows, start, element), decoders_[at].step_bytes(rows, 1, element),
+                      encoders_[at].step_bytes(rows, 1, element)});
   }
-  ensure_arena(arena_, ctx_.space, bytes + stack, "decoding");
+  return bytes + stack;
+}
+
+void PhotonDecoder::reserve(std::int64_t rows, bool level_1_only) {
+  std::int64_t& reserved = level_1_only ? level_1_rows_ : rows_;
+  if (rows <= reserved) return;
+  if (ctx_.space == Space::device) device::synchronize(ctx_.stream);
+  steps_.forget_graphs();
+  chunks_.forget_graphs();
+  recorded_rolls_.clear();
+  reserved = rows;
+  const std::int64_t most = std::max(rows_, level_1_rows_);
+  ensure_arena(arena_, ctx_.space, std::max(step_bytes(rows_, false), step_bytes(level_1_rows_, true)), "decoding");
+  std::int64_t positions = 0;
+  for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
+    positions = std::max(positions, config_.decoder_positions(l));
+    KvCache& cache = local_caches_[static_cast<std::size_t>(l - 1)];
+    const std::int64_t wanted = l == 1 ? most : rows_;
+    if (wanted == 0 || (!cache.k.empty() && cache.k[0].shape()[0] >= wanted)) continue;
+    cache = KvCache();
+    cache = decoder(l).make_cache(ctx_.space, dtype_, wanted, config_.decoder_positions(l));
+  }
+  std::vector<std::int32_t> values(static_cast<std::size_t>(most));
+  std::iota(values.begin(), values.end(), 0);
+  iota_ = Tensor(ctx_.space, DType::i32, {most}, "row numbers");
+  copy(ctx_.stream, host_view(values.data(), {most}), iota_);
+  constants_ = Tensor(ctx_.space, DType::i32, {positions, most}, "positions of the local decoders");
+  for (std::int64_t p = 0; p < positions; ++p) {
+    std::fill(values.begin(), values.end(), static_cast<std::int32_t>(p));
+    copy(ctx_.stream, host_view(values.data(), {most}), constants_.view().slice(0, p, 1).merge(0));
+  }
+}
+
+ConstTensorView PhotonDecoder::constant(std::int64_t value, std::int64_t rows) const {
+  return constants_.view().slice(0, value, 1).merge(0).slice(0, 0, rows);
 }
 
 void PhotonDecoder::clear(std::int64_t slot) {
-  Slot& s = slots_.at(static_cast<std::size_t>(slot));
-  s.length = 0;
-  std::fill(s.units.begin(), s.units.end(), 0);
-  s.recent.clear();
-  s.coarse_only = false;
+  slots_[static_cast<std::size_t>(checked(slot))] = Slot();
 }
 
 void PhotonDecoder::copy_slot(std::int64_t from, std::int64_t to) {
   if (from == to) return;
-  slots_.at(static_cast<std::size_t>(to)) = slots_.at(static_cast<std::size_t>(from));
-  for (KvCache& cache : encoder_caches_) {
-    for (std::size_t i = 0; i < cache.k.size(); ++i) {
-      copy(ctx_.stream, cache.k[i].view().slice(0, from, 1), cache.k[i].view().slice(0, to, 1));
-      copy(ctx_.stream, cache.v[i].view().slice(0, from, 1), cache.v[i].view().slice(0, to, 1));
-    }
+  slots_[static_cast<std::size_t>(checked(to))] = slots_[static_cast<std::size_t>(checked(from))];
+  const auto copy_row = [&](const Tensor& tensor) {
+    copy(ctx_.stream, tensor.view().slice(0, from, 1), tensor.view().slice(0, to, 1));
+  };
+  for (const KvCache& cache : encoder_caches_) {
+    std::for_each(cache.k.begin(), cache.k.end(), copy_row);
+    std::for_each(cache.v.begin(), cache.v.end(), copy_row);
   }
-  copy(ctx_.stream, latents_.view().slice(0, from, 1), latents_.view().slice(0, to, 1));
+  copy_row(latents_);
+  copy_row(history_);
 }
 
 void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
                             std::span<const std::span<const std::int32_t>> prompts) {
   PHOTON_EXPECT(slots.size() == prompts.size(), "{} prompts for {} slots", prompts.size(), slots.size());
-  const Rows rows = make_rows(slots);
+  const std::int64_t num_levels = config_.num_levels();
+  std::vector<std::int32_t> ids;  // of the slots with anything to encode
+  std::vector<std::span<const std::int32_t>> rows;
   std::int64_t longest = 0;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto length = static_cast<std::int64_t>(prompts[i].size());
     PHOTON_EXPECT(length % group_tokens() == 0 && length <= max_tokens_,
                   "a prompt of {} tokens for groups of {} and room for {}", length, group_tokens(), max_tokens_);
     clear(slots[i]);
+    if (length == 0) continue;
+    ids.push_back(static_cast<std::int32_t>(slots[i]));
+    rows.push_back(prompts[i]);
+    slots_[static_cast<std::size_t>(slots[i])].length = length;
     longest = std::max(longest, length);
   }
-  if (longest == 0) return;
+  if (ids.empty()) return;
 
-  const std::int64_t n = rows.count();
+  const auto n = static_cast<std::int64_t>(ids.size());
   std::vector<std::int32_t> padded(static_cast<std::size_t>(n * longest), 0);
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    std::copy(prompts[i].begin(), prompts[i].end(), padded.begin() + static_cast<std::ptrdiff_t>(i) * longest);
+  std::vector<std::int32_t> last;  // where the last group's X(L) stands
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::copy(rows[i].begin(), rows[i].end(), padded.begin() + static_cast<std::ptrdiff_t>(i) * longest);
+    last.push_back(static_cast<std::int32_t>(
+        (static_cast<std::int64_t>(i) * longest + static_cast<std::int64_t>(rows[i].size())) / group_tokens() - 1));
   }
-  std::int64_t bytes = arena_bytes(n * longest, 4);
+  const std::int64_t element = element_bytes(dtype_);
+  std::int64_t bytes = arena_bytes(n * longest, 4) + (2 + num_levels) * arena_bytes(n, 4) +
+                       arena_bytes(n * config_.width(num_levels), element);
   std::int64_t stack = 0;
-  const std::int64_t element = element_bytes(model_.dtype());
-  for (std::int64_t l = 0; l <= config_.num_levels(); ++l) {
+  for (std::int64_t l = 0; l <= num_levels; ++l) {
     const std::int64_t units = longest / config_.cumulative_chunk(l);
     bytes += 2 * arena_bytes(n * units * config_.width(l), element);
-    if (l > 0) {
-      stack = std::max(stack, stack_inference_bytes(level_config(l).encoder, config_.width(l), AttentionKind::stream,
-                                                    {n, units, units}, element));
+    if (l > 0) stack = std::max(stack, encoder(l).prefill_bytes(n, units, element));
+  }
+  if (prefill_arena_.capacity() < bytes + stack && ctx_.space == Space::device) device::synchronize(ctx_.stream);
+  ensure_arena(prefill_arena_, ctx_.space, bytes + stack, "encoding prompts");
+  clock_.measure(ctx_, [&] {
+    Arena& arena = prefill_arena_;
+    const ArenaScope scope(arena);
+    const auto upload = [&](const std::vector<std::int32_t>& values) {
+      const TensorView there = arena.allocate(DType::i32, {static_cast<std::int64_t>(values.size())});
+      copy(ctx_.stream, host_view(values.data(), there.shape()), there);
+      return there;
+    };
+    const TensorView slot = upload(ids);
+    const TensorView tokens = upload(padded);
+    scatter_rows(ctx_, tokens.reshape({n, longest}), slot, history_.view().slice(1, 0, longest));
+    TensorView below = arena.allocate(dtype_, {n * longest, config_.dim});
+    embedding_forward(ctx_, model_.tensors().embed, tokens, below);
+    for (std::int64_t l = 1; l <= num_levels; ++l) {
+      const LevelTensors& w = level_tensors(l);
+      const std::int64_t units = longest / config_.cumulative_chunk(l);
+      std::vector<std::int32_t> lengths;
+      for (const auto& row : rows)
+        lengths.push_back(
+            static_cast<std::int32_t>(static_cast<std::int64_t>(row.size()) / config_.cumulative_chunk(l)));
+      const TensorView a = arena.allocate(dtype_, {n, units, config_.width(l)});
+      const TensorView x = arena.allocate(dtype_, a.shape());
+      linear_forward(ctx_, below.reshape({n * units, w.chunker.size(1)}), w.chunker, a.merge(0));
+      encoder(l).prefill(ctx_, arena, w.encoder, a, encoder_caches_[static_cast<std::size_t>(l - 1)], slot,
+                         upload(lengths), x);
+      below = x.merge(0);
     }
-  }
-  ensure_arena(arena_, ctx_.space, bytes + stack, "encoding prompts");
-  const ArenaScope scope(arena_);
-  TensorView below = floats(arena_, {n * longest, config_.dim});
-  embedding_forward(ctx_, model_.tensors().embed, upload(ctx_, arena_, padded), below);
-  TensorView x;
-  for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
-    const LevelTensors& w = level_tensors(l);
-    const std::int64_t units = longest / config_.cumulative_chunk(l);
-    std::vector<std::int64_t> lengths;
-    for (std::size_t i = 0; i < prompts.size(); ++i) {
-      lengths.push_back(static_cast<std::int64_t>(prompts[i].size()) / config_.cumulative_chunk(l));
-      slots_[static_cast<std::size_t>(slots[i])].units[static_cast<std::size_t>(l - 1)] =
-          static_cast<std::int32_t>(lengths.back());
-    }
-    const TensorView a = floats(arena_, {n, units, config_.width(l)});
-    x = floats(arena_, a.shape());
-    linear_forward(ctx_, below.reshape({n * units, w.chunker.size(1)}), w.chunker,
-                   a.reshape({n * units, config_.width(l)}));
-    model_.level(l).encoder.prefill(ctx_, arena_, w.encoder, a, encoder_caches_[static_cast<std::size_t>(l - 1)],
-                                    rows.ids, lengths, x);
-    below = x;
-  }
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    const auto length = static_cast<std::int64_t>(prompts[i].size());
-    if (length == 0) continue;
-    Slot& slot = slots_[static_cast<std::size_t>(slots[i])];
-    slot.length = length;
-    const std::int64_t kept = std::min(config_.lookback, length);
-    slot.recent.assign(prompts[i].end() - kept, prompts[i].end());
-    const TensorView last =
-        x.slice(0, static_cast<std::int64_t>(i), 1).merge(0).slice(0, length / group_tokens() - 1, 1);
-    copy(ctx_.stream, last, latents_.view().slice(0, slots[i], 1));
-  }
+    const TensorView latents = arena.allocate(dtype_, {n, config_.width(num_levels)});
+    embedding_forward(ctx_, below, upload(last), latents);
+    scatter_rows(ctx_, latents, slot, latents_.view());
+  });
 }
 
-void PhotonDecoder::gather_latents(const Rows& rows, const TensorView& c) const {
-  for (std::int64_t i = 0; i < rows.count(); ++i) {
-    const std::int64_t slot = rows.slots[static_cast<std::size_t>(i)];
-    const TensorView to = c.slice(0, i, 1);
-    if (slots_[static_cast<std::size_t>(slot)].length == 0) {
-      copy(ctx_.stream, model_.tensors().start_latent, to.merge(0));
-    } else {
-      copy(ctx_.stream, latents_.view().slice(0, slot, 1), to);
-    }
-  }
-}
-
-void PhotonDecoder::scatter_latents(const Rows& rows, const ConstTensorView& x) {
-  for (std::int64_t i = 0; i < rows.count(); ++i) {
-    const std::int64_t slot = rows.slots[static_cast<std::size_t>(i)];
-    copy(ctx_.stream, x.slice(0, i, 1), latents_.view().slice(0, slot, 1));
-    Slot& s = slots_[static_cast<std::size_t>(slot)];
-    s.length += group_tokens();
-  }
-}
-
-void PhotonDecoder::local_start(std::int64_t l, const ConstTensorView& c, std::span<const std::int32_t> indices,
-                                const Rows* rows, const TensorView& y) {
+void PhotonDecoder::local_start(std::int64_t l, const StepBlock* block, const ConstTensorView& c, std::int64_t offset,
+                                const TensorView& y) {
   const ArenaScope scope(arena_);
   const std::int64_t n = c.size(0);
   const std::int64_t prefix = level_config(l).prefix;
-  const std::int64_t below = config_.width(l - 1);
   const std::int64_t lookback = config_.level_lookback(l);
-  const TensorView u = floats(arena_, {n, prefix * below});
-  linear_forward(ctx_, c, level_tensors(l).converter, u);
-  TensorView in = u.split(1, prefix);
+  const std::int64_t start = prefix + lookback;
+  const TensorView in = arena_.allocate(dtype_, {n, start, config_.width(l - 1)});
+  linear_forward(ctx_, c, level_tensors(l).converter, in.slice(1, 0, prefix).merge(1));
   if (lookback > 0) {
-    in = floats(arena_, {n, prefix + lookback, below});
-    copy_elements(ctx_, u.split(1, prefix), in.slice(1, 0, prefix));
-    for (std::int64_t i = 0; i < n; ++i) {
-      const Slot& slot = slots_[static_cast<std::size_t>(rows->slots[static_cast<std::size_t>(i)])];
-      const auto known = static_cast<std::int64_t>(slot.recent.size());
-      for (std::int64_t k = 0; k < lookback; ++k) {
-        // Position k of the lookback is token length - lookback + k; zeros before the sequence's start.
-        const TensorView to = in.slice(0, i, 1).merge(0).slice(0, prefix + k, 1);
-        const std::int64_t index = k - (lookback - known);
-        if (index < 0) {
-          fill(ctx_, to, 0.0F);
-        } else {
-          copy(ctx_.stream, model_.tensors().embed.slice(0, slot.recent[static_cast<std::size_t>(index)], 1), to);
-        }
-      }
-    }
+    const TensorView tokens = arena_.allocate(DType::i32, {n, lookback});
+    recent_tokens(ctx_, history_, block->indices[slot_index], block->indices[position_index], offset, -1, tokens);
+    embed_or_zero(ctx_, model_.tensors().embed, tokens, in.slice(1, prefix, lookback));
   }
-  const std::vector<std::int32_t> first(static_cast<std::size_t>(n), 0);
-  model_.level(l).decoder.step(ctx_, arena_, level_tensors(l).decoder, in, local_cache(l, n), indices, first, y);
+  decoder(l).step(ctx_, arena_, level_tensors(l).decoder, in.merge(0), local_caches_[static_cast<std::size_t>(l - 1)],
+                  iota(n), constant(0, n), y);
 }
 
-void PhotonDecoder::local_next(std::int64_t l, std::int64_t j, const ConstTensorView& content,
-                               std::span<const std::int32_t> indices, const TensorView& y) {
+void PhotonDecoder::local_next(std::int64_t l, std::int64_t j, const ConstTensorView& content, const TensorView& y) {
   const std::int64_t n = content.size(0);
-  const auto position = static_cast<std::int32_t>(level_config(l).prefix + config_.level_lookback(l) + j);
-  const std::vector<std::int32_t> first(static_cast<std::size_t>(n), position);
-  model_.level(l).decoder.step(ctx_, arena_, level_tensors(l).decoder, content.reshape({n, 1, config_.width(l - 1)}),
-                               local_cache(l, n), indices, first, y);
+  const std::int64_t position = level_config(l).prefix + config_.level_lookback(l) + j;
+  decoder(l).step(ctx_, arena_, level_tensors(l).decoder, content, local_caches_[static_cast<std::size_t>(l - 1)],
+                  iota(n), constant(position, n), y);
 }
 
-std::vector<std::int32_t> PhotonDecoder::choose_tokens(const ConstTensorView& y, std::int64_t offset,
-                                                       TokenChooser& chooser, const TensorView& x) {
+void PhotonDecoder::draw(const StepBlock& block, const ConstTensorView& y, std::int64_t offset, const TensorView& x) {
   const ArenaScope scope(arena_);
+  const auto at = static_cast<std::size_t>(offset);
   const std::int64_t n = y.size(0);
-  TensorView logits;
-  if (chooser.needs_logits(offset)) {
-    logits = arena_.allocate(DType::f32, {n, config_.vocab_size});
-    linear_forward(ctx_, y.reshape({n, config_.dim}), model_.tensors().head, logits);
-  }
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(n), 0);
-  chooser.choose(offset, logits, tokens);
-  embedding_forward(ctx_, model_.tensors().embed, upload(ctx_, arena_, tokens), x);
-  return tokens;
-}
-
-void PhotonDecoder::advance_encoder(std::int64_t l, const Rows& rows, const ConstTensorView& units,
-                                    const TensorView& x) {
-  const ArenaScope scope(arena_);
-  const std::int64_t n = rows.count();
-  const TensorView a = floats(arena_, {n, config_.width(l)});
-  linear_forward(ctx_, units.merge(1), level_tensors(l).chunker, a);
-  std::vector<std::int32_t> first;
-  for (const std::int64_t slot : rows.slots)
-    first.push_back(slots_[static_cast<std::size_t>(slot)].units[static_cast<std::size_t>(l - 1)]++);
-  model_.level(l).encoder.step(ctx_, arena_, level_tensors(l).encoder, a.split(0, n),
-                               encoder_caches_[static_cast<std::size_t>(l - 1)], rows.ids, first, x.split(0, n));
-}
-
-void PhotonDecoder::decode_group(std::int64_t l, const Rows& rows, const ConstTensorView& c, std::int64_t offset,
-                                 TokenChooser& chooser, const TensorView& x) {
-  const ArenaScope scope(arena_);
-  const std::int64_t n = rows.count();
-  const std::int64_t chunk = level_config(l).chunk;
-  const std::int64_t below = config_.width(l - 1);
-  const TensorView y = floats(arena_, {n, 1, below});
-  const TensorView unit = floats(arena_, {n, below});
-  const TensorView units = floats(arena_, {n, chunk, below});
-  std::vector<std::vector<std::int32_t>> tokens;
-  local_start(l, c, rows.indices, &rows, y);
-  for (std::int64_t j = 0; j < chunk; ++j) {
-    if (l == 1) {
-      tokens.push_back(choose_tokens(y, offset + j, chooser, unit));
-    } else {
-      decode_group(l - 1, rows, y.reshape({n, below}), offset + j * config_.cumulative_chunk(l - 1), chooser, unit);
+  const TensorView tokens = arena_.allocate(DType::i32, {n});
+  const bool with_logits = block.needs_logits[at] || watched_;
+  const std::int64_t part = logits_rows(n);
+  const TensorView logits = with_logits ? arena_.allocate(DType::f32, {part, config_.vocab_size}) : TensorView();
+  for (std::int64_t begin = 0; begin < n; begin += part) {
+    const std::int64_t count = std::min(part, n - begin);
+    DrawCall call;
+    if (with_logits) {
+      call.logits = logits.slice(0, 0, count);
+      linear_forward(ctx_, y.slice(0, begin, count), model_.tensors().head, call.logits);
+      if (watched_) show_logits(ctx_, call.logits, begin, offset);
     }
-    copy_elements(ctx_, unit, units.slice(1, j, 1).merge(1));
-    if (j + 1 < chunk) local_next(l, j, unit, rows.indices, y);
+    call.rows = block.draws.slice(0, begin * static_cast<std::int64_t>(sizeof(DrawRow)),
+                                  count * static_cast<std::int64_t>(sizeof(DrawRow)));
+    call.forced = block.forced[at].slice(0, begin, count);
+    call.history = history_;
+    call.offset = offset;
+    call.tokens = tokens.slice(0, begin, count);
+    call.chosen = block.chosen[at].slice(0, begin, count);
+    if (block.logprobs[at]) call.logprobs = block.logprobs[at].slice(0, begin, count);
+    draw_tokens(ctx_, call);
   }
-  for (std::int64_t i = 0; i < n && config_.level_lookback(l) > 0; ++i) {
-    std::deque<std::int32_t>& recent = slots_[static_cast<std::size_t>(rows.slots[static_cast<std::size_t>(i)])].recent;
-    for (const auto& step : tokens) recent.push_back(step[static_cast<std::size_t>(i)]);
-    while (static_cast<std::int64_t>(recent.size()) > config_.lookback) recent.pop_front();
-  }
-  advance_encoder(l, rows, units, x);
+  if (x) embedding_forward(ctx_, model_.tensors().embed, tokens, x);
 }
 
-void PhotonDecoder::step_group(std::span<const std::int64_t> slots, TokenChooser& chooser) {
-  if (slots.empty()) return;
-  const Rows rows = make_rows(slots);
-  for (const std::int64_t slot : slots) {
-    const Slot& s = slots_[static_cast<std::size_t>(slot)];
-    PHOTON_EXPECT(!s.coarse_only, "slot {} was rolled out: its lower encoders have stopped", slot);
-    PHOTON_EXPECT(s.length + group_tokens() <= max_tokens_, "slot {} is full: {} tokens", slot, s.length);
-  }
-  const std::int64_t num_levels = config_.num_levels();
-  reserve_step(rows.count());
+void PhotonDecoder::advance_encoder(std::int64_t l, const ConstTensorView& units, const ConstTensorView& slot,
+                                    const ConstTensorView& first, const TensorView& x) {
   const ArenaScope scope(arena_);
-  const TensorView c = floats(arena_, {rows.count(), config_.width(num_levels)});
-  const TensorView x = floats(arena_, c.shape());
-  gather_latents(rows, c);
-  decode_group(num_levels, rows, c, 0, chooser, x);
-  scatter_latents(rows, x);
+  const TensorView a = arena_.allocate(dtype_, {units.size(0), config_.width(l)});
+  linear_forward(ctx_, units.merge(1), level_tensors(l).chunker, a);
+  encoder(l).step(ctx_, arena_, level_tensors(l).encoder, a, encoder_caches_[static_cast<std::size_t>(l - 1)], slot,
+                  first, x);
 }
 
-void PhotonDecoder::render_own(std::int64_t l, const ConstTensorView& c, const TensorView& y) {
+void PhotonDecoder::decode_group(std::int64_t l, const StepBlock& block, const ConstTensorView& c, std::int64_t offset,
+                                 const TensorView& x) {
   const ArenaScope scope(arena_);
   const std::int64_t n = c.size(0);
-  const std::vector<std::int32_t> indices = iota(n);
-  const TensorView unit = floats(arena_, {n, 1, config_.width(l - 1)});
-  local_start(l, c, indices, nullptr, unit);
-  for (std::int64_t j = 0; j < level_config(l).chunk; ++j) {
-    copy_elements(ctx_, unit, y.slice(1, j, 1));
-    if (j + 1 < level_config(l).chunk) local_next(l, j, unit.merge(1), indices, unit);
-  }
-}
-
-Tensor PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) {
-  require_recgen(config_);
-  const Rows rows = make_rows(slots);
-  const std::int64_t n = rows.count();
-  const std::int64_t top = config_.num_levels();
-  const std::int64_t chunk = level_config(top).chunk;
-  for (const std::int64_t slot : slots) {
-    Slot& s = slots_[static_cast<std::size_t>(slot)];
-    PHOTON_EXPECT(s.length + num_groups * group_tokens() <= max_tokens_, "slot {} has no room for {} groups", slot,
-                  num_groups);
-    s.coarse_only = true;
-  }
-  Tensor current(ctx_.space, model_.dtype(), {n, num_groups * chunk, config_.width(top - 1)}, "coarse roll-out");
-  reserve_step(n);
-  for (std::int64_t g = 0; g < num_groups && n > 0; ++g) {
-    const ArenaScope scope(arena_);
-    const TensorView c = floats(arena_, {n, config_.width(top)});
-    const TensorView x = floats(arena_, c.shape());
-    const TensorView y = floats(arena_, {n, chunk, config_.width(top - 1)});
-    gather_latents(rows, c);
-    render_own(top, c, y);
-    copy_elements(ctx_, y, current.view().slice(1, g * chunk, chunk));
-    advance_encoder(top, rows, y, x);
-    scatter_latents(rows, x);
-  }
-  // The levels between: every group of every row side by side, a bounded number at a time.
-  constexpr std::int64_t max_rows = 1024;
-  for (std::int64_t l = top - 1; l >= 2; --l) {
-    const std::int64_t groups = current.shape()[1];
-    Tensor next(ctx_.space, model_.dtype(), {n, groups * level_config(l).chunk, config_.width(l - 1)},
-                "coarse roll-out");
-    const TensorView c = current.view().merge(0);
-    const TensorView y = next.view().reshape({n * groups, level_config(l).chunk, config_.width(l - 1)});
-    for (std::int64_t begin = 0; begin < n * groups; begin += max_rows) {
-      const std::int64_t count = std::min(max_rows, n * groups - begin);
-      reserve_step(count);
-      render_own(l, c.slice(0, begin, count), y.slice(0, begin, count));
+  const std::int64_t chunk = level_config(l).chunk;
+  const std::int64_t below = config_.width(l - 1);
+  const TensorView y = arena_.allocate(dtype_, {n, below});
+  const TensorView units = arena_.allocate(dtype_, {n, chunk, below});
+  local_start(l, &block, c, offset, y);
+  for (std::int64_t j = 0; j < chunk; ++j) {
+    const TensorView unit = unit_rows(units, j);
+    if (l == 1) {
+      draw(block, y, offset + j, unit);
+    } else {
+      decode_group(l - 1, block, y, offset + j * config_.cumulative_chunk(l - 1), unit);
     }
-    current = std::move(next);
+    if (j + 1 < chunk) local_next(l, j, unit, y);
   }
-  return current;
+  advance_encoder(l, units, block.indices[slot_index],
+                  block.indices[unit_index(l, offset / config_.cumulative_chunk(l))], x);
 }
 
-void PhotonDecoder::decode_chunks(const ConstTensorView& conditioning, TokenChooser& chooser) {
-  require_recgen(config_);
-  const std::int64_t n = conditioning.size(0);
+void PhotonDecoder::step_group(const GroupStep& step) {
+  const auto n = static_cast<std::int64_t>(step.slots.size());
   if (n == 0) return;
-  reserve_step(n);
-  const ArenaScope scope(arena_);
-  const std::vector<std::int32_t> indices = iota(n);
-  const TensorView y = floats(arena_, {n, 1, config_.dim});
-  const TensorView unit = floats(arena_, {n, config_.dim});
-  local_start(1, conditioning, indices, nullptr, y);
-  for (std::int64_t j = 0; j < level_config(1).chunk; ++j) {
-    choose_tokens(y, j, chooser, unit);
-    if (j + 1 < level_config(1).chunk) local_next(1, j, unit, indices, y);
+  PHOTON_EXPECT(
+      static_cast<std::int64_t>(step.forced.size()) == n * group_tokens() && step.draws.size() == step.slots.size(),
+      "a step of {} rows with {} tokens and {} draws", n, step.forced.size(), step.draws.size());
+  const std::int64_t num_levels = config_.num_levels();
+  StepInput input;
+  input.indices.resize(static_cast<std::size_t>(num_step_indices(config_)));
+  input.padding.assign(input.indices.size(), 0);
+  const auto spare = static_cast<std::int32_t>(total_slots_ - 1);
+  input.padding[slot_index] = spare;
+  input.padding[latent_index] = static_cast<std::int32_t>(total_slots_);
+  input.forced.assign(step.forced.begin(), step.forced.end());
+  input.padding_draw.slot = spare;
+  for (std::size_t i = 0; i < step.slots.size(); ++i) {
+    const std::int64_t slot = checked(step.slots[i]);
+    Slot& s = slots_[static_cast<std::size_t>(slot)];
+    PHOTON_EXPECT(!s.coarse_only, "slot {} was rolled out: its lower encoders have stopped", slot);
+    PHOTON_EXPECT(s.length + group_tokens() <= max_tokens_, "slot {} is full: {} tokens", slot, s.length);
+    input.indices[slot_index].push_back(static_cast<std::int32_t>(slot));
+    input.indices[position_index].push_back(static_cast<std::int32_t>(s.length));
+    input.indices[latent_index].push_back(latent_row(slot));
+    for (std::int64_t l = 1; l <= num_levels; ++l) {
+      const std::int64_t units = group_tokens() / config_.cumulative_chunk(l);
+      for (std::int64_t u = 0; u < units; ++u) {
+        input.indices[unit_index(l, u)].push_back(
+            static_cast<std::int32_t>(s.length / config_.cumulative_chunk(l) + u));
+      }
+    }
+    DrawRow draw = draw_row(step.draws[i].options, step.draws[i].key, slot);
+    draw.position = s.length;
+    input.draws.push_back(draw);
+    s.length += group_tokens();
   }
+  reserve(steps_.padded(ctx_.space == Space::device ? std::max(n, num_slots_) : n), false);
+  steps_.run(input, !watched_, [&](const StepBlock& block) {
+    const ArenaScope scope(arena_);
+    const TensorView c = arena_.allocate(dtype_, {block.rows, config_.width(num_levels)});
+    const TensorView x = arena_.allocate(dtype_, c.shape());
+    embedding_forward(ctx_, latents_, block.indices[latent_index], c);
+    decode_group(num_levels, block, c, 0, x);
+    scatter_rows(ctx_, x, block.indices[slot_index], latents_.view());
+  });
+  watched_ = TensorView();
 }
 
 }  // namespace photon

@@ -1,88 +1,117 @@
 // Incremental decoding of PHOTON: HierGen by recursion over the levels, RecGen by a coarse roll-out (docs/decoding.md).
 #pragma once
 
-#include <deque>
-
+#include "model/cached_stack.hpp"
 #include "model/incremental.hpp"
 #include "model/photon_model.hpp"
+#include "model/prefill_clock.hpp"
+#include "model/step_queue.hpp"
 
 namespace photon {
 
 class PhotonDecoder : public IncrementalDecoder {
  public:
-  PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens);
+  PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens,
+                const DecoderOptions& options = {});
 
   std::int64_t group_tokens() const override { return config_.group_tokens(); }
-  std::int64_t num_slots() const override { return static_cast<std::int64_t>(slots_.size()); }
+  std::int64_t num_slots() const override { return num_slots_; }
   std::int64_t max_tokens() const override { return max_tokens_; }
-  std::int64_t cache_bytes() const override {
-    return num_slots() * slot_cache_bytes(config_, max_tokens_, model_.dtype());
-  }
+  std::int64_t cache_bytes() const override;
   std::int64_t length(std::int64_t slot) const override { return slots_.at(static_cast<std::size_t>(slot)).length; }
+  bool asynchronous() const override { return ctx_.space == Space::device; }
   void clear(std::int64_t slot) override;
   void copy_slot(std::int64_t from, std::int64_t to) override;
   void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) override;
-  void step_group(std::span<const std::int64_t> slots, TokenChooser& chooser) override;
-  Tensor roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override;
-  void decode_chunks(const ConstTensorView& conditioning, TokenChooser& chooser) override;
+  double prefill_device_seconds() const override { return clock_.seconds(); }
+  void step_group(const GroupStep& step) override;
+  StepResult take_step() override { return steps_.take(); }
+  ConstTensorView roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override;
+  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
 
  private:
-  // Room for activations.
-  TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(model_.dtype(), shape); }
-
   struct Slot {
-    std::int64_t length = 0;          // tokens
-    std::vector<std::int32_t> units;  // units each encoder has seen, l = 1 .. L at [l - 1]
-    std::deque<std::int32_t> recent;  // the last `lookback` tokens
-    bool coarse_only = false;         // rolled out: the encoders below the top have stopped
+    std::int64_t length = 0;   // tokens
+    bool coarse_only = false;  // rolled out: the encoders below the top have stopped
   };
-  // A call's rows: which slots they are, as ops read them.
-  struct Rows {
-    std::span<const std::int64_t> slots;
-    std::vector<std::int32_t> ids;      // slots as i32
-    std::vector<std::int32_t> indices;  // 0 .. n-1: rows of the local decoders' caches
-    std::int64_t count() const { return static_cast<std::int64_t>(slots.size()); }
+  // Recorded groups of a roll-out, for one number of rows.
+  struct RecordedRoll {
+    std::int64_t num_runs = 0;
+    Graph graph;
   };
-  Rows make_rows(std::span<const std::int64_t> slots) const;
 
   const LevelConfig& level_config(std::int64_t l) const { return config_.levels[static_cast<std::size_t>(l - 1)]; }
   const LevelTensors& level_tensors(std::int64_t l) const {
     return model_.tensors().levels[static_cast<std::size_t>(l - 1)];
   }
-  // The caches of the level-l local decoder for at least `rows` rows.
-  KvCache& local_cache(std::int64_t l, std::int64_t rows);
-  // An arena that a call over `rows` rows of the local decoders and encoders cannot overflow.
-  void reserve_step(std::int64_t rows);
+  CachedStack& encoder(std::int64_t l) { return encoders_[static_cast<std::size_t>(l - 1)]; }
+  CachedStack& decoder(std::int64_t l) { return decoders_[static_cast<std::size_t>(l - 1)]; }
+  std::int64_t checked(std::int64_t slot) const;
+  // Which row of latents_ is c(L) of a slot's next group.
+  std::int32_t latent_row(std::int64_t slot) const;
+  // Where a step's indices hold the position of encoder l's unit of that number in the group.
+  std::size_t unit_index(std::int64_t l, std::int64_t unit) const;
 
-  // c [n, D_l] -> y [n, 1, D_{l-1}]: the first reconstruction of a level-l group. `rows` names the slots whose tokens
-  // are looked back at; null where there is no lookback.
-  void local_start(std::int64_t l, const ConstTensorView& c, std::span<const std::int32_t> indices, const Rows* rows,
+  // Room for calls of `rows` rows: of the level-1 decoder alone, or of every level.
+  void reserve(std::int64_t rows, bool level_1_only);
+  std::int64_t step_bytes(std::int64_t rows, bool level_1_only) const;
+  std::int64_t logits_rows(std::int64_t rows) const;
+  ConstTensorView constant(std::int64_t value, std::int64_t rows) const;
+  ConstTensorView iota(std::int64_t rows) const { return iota_.view().slice(0, 0, rows); }
+
+  // c [n, D_l] -> y [n, D_{l-1}]: the first reconstruction of a level-l group that begins `offset` tokens into the
+  // step's group. `block` may be null where there is no lookback.
+  void local_start(std::int64_t l, const StepBlock* block, const ConstTensorView& c, std::int64_t offset,
                    const TensorView& y);
   // content [n, D_{l-1}] (unit j of the group) -> y: reconstruction j + 1.
-  void local_next(std::int64_t l, std::int64_t j, const ConstTensorView& content, std::span<const std::int32_t> indices,
-                  const TensorView& y);
+  void local_next(std::int64_t l, std::int64_t j, const ConstTensorView& content, const TensorView& y);
   // Decodes one level-l group of every row and advances encoder l: x [n, D_l] = X(l) of that group.
-  void decode_group(std::int64_t l, const Rows& rows, const ConstTensorView& c, std::int64_t offset,
-                    TokenChooser& chooser, const TensorView& x);
+  void decode_group(std::int64_t l, const StepBlock& block, const ConstTensorView& c, std::int64_t offset,
+                    const TensorView& x);
   // Units [n, C_l, D_{l-1}] -> chunker, encoder l, one step: x [n, D_l].
-  void advance_encoder(std::int64_t l, const Rows& rows, const ConstTensorView& units, const TensorView& x);
-  // y [n, 1, D_0] -> head -> chooser -> tokens; embedded into x [n, D_0].
-  std::vector<std::int32_t> choose_tokens(const ConstTensorView& y, std::int64_t offset, TokenChooser& chooser,
-                                          const TensorView& x);
+  void advance_encoder(std::int64_t l, const ConstTensorView& units, const ConstTensorView& slot,
+                       const ConstTensorView& first, const TensorView& x);
+  // y [n, D_0] -> head -> tokens at `offset`; embedded into x [n, D_0].
+  void draw(const StepBlock& block, const ConstTensorView& y, std::int64_t offset, const TensorView& x);
   // Level-l groups whose content is their own reconstruction: c [n, D_l] -> y [n, C_l, D_{l-1}].
   void render_own(std::int64_t l, const ConstTensorView& c, const TensorView& y);
-  void gather_latents(const Rows& rows, const TensorView& c) const;  // c(L) of every row
-  void scatter_latents(const Rows& rows, const ConstTensorView& x);  // X(L) becomes the next c(L)
+  // One group of a roll-out.
+  void roll_group(std::int64_t rows);
 
   PhotonModel& model_;
   const ModelConfig& config_;
   Context ctx_;
+  DType dtype_;
+  std::int64_t num_slots_;
+  std::int64_t total_slots_;  // and one for rows that pad a step
   std::int64_t max_tokens_;
   std::vector<Slot> slots_;
-  std::vector<KvCache> encoder_caches_;  // [l - 1]
-  std::vector<KvCache> local_caches_;    // [l - 1]
-  Tensor latents_;                       // [slots, D_L] X(L) of the last group
+  std::vector<CachedStack> encoders_;  // [l - 1]
+  std::vector<CachedStack> decoders_;
+  std::vector<KvCache> encoder_caches_;
+  std::vector<KvCache> local_caches_;
+  Tensor latents_;  // [total slots + 1, D_L] X(L) of the last group; the last row is start_latent
+  Tensor history_;  // [total slots, max_tokens] i32
+  // What calls share. Steps are recorded with these addresses: whatever replaces one of them forgets the graphs.
+  std::int64_t rows_ = 0;          // of calls that use every level
+  std::int64_t level_1_rows_ = 0;  // of calls that use level 1 alone
   Arena arena_;
+  Arena prefill_arena_;
+  Tensor iota_;
+  Tensor constants_;  // [positions, rows] i32
+  StepQueue steps_;
+  StepQueue chunks_;
+  PrefillClock clock_;
+  // A roll-out's state between groups, and what it gives.
+  Tensor roll_slot_;
+  Tensor roll_latent_;
+  Tensor roll_first_;
+  Tensor roll_to_;
+  Tensor rolled_;                        // [rows, D_{L-1}]
+  const void* chunk_latents_ = nullptr;  // what recorded chunks read
+  bool graphs_;
+  std::vector<Tensor> middle_;  // of the levels between
+  std::map<std::int64_t, RecordedRoll> recorded_rolls_;
 };
 
 }  // namespace photon

@@ -4,28 +4,46 @@
 
 #include "kernels/embedding.hpp"
 #include "kernels/linear.hpp"
+#include "kernels/slot_rows.hpp"
 #include "model/photon_model.hpp"
 
 namespace photon {
+namespace {
 
-VanillaDecoder::VanillaDecoder(VanillaModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens)
+constexpr std::size_t slot_index = 0;
+constexpr std::size_t position_index = 1;
+constexpr std::int64_t num_step_indices = 2;
+
+}  // namespace
+
+VanillaDecoder::VanillaDecoder(VanillaModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens,
+                               const DecoderOptions& options)
     : model_(model),
       ctx_(ctx),
+      dtype_(model.dtype()),
       max_tokens_(std::max<std::int64_t>(max_tokens, 1)),
-      slots_(static_cast<std::size_t>(num_slots), Slot{0, model.start_token()}),
-      cache_(model.stack().make_cache(ctx.space, num_slots, max_tokens_)) {}
+      lengths_(static_cast<std::size_t>(num_slots), 0),
+      stack_(model.config().stack, model.config().dim, model.config().norm_eps, AttentionKind::stream),
+      steps_(ctx, 1, num_step_indices, options) {
+  const std::int64_t total = num_slots + (ctx.space == Space::device ? 1 : 0);
+  stack_.reserve(ctx.space, max_tokens_);
+  cache_ = stack_.make_cache(ctx.space, dtype_, total, max_tokens_);
+  history_ = Tensor(ctx.space, DType::i32, {total, max_tokens_}, "tokens of the slots");
+}
 
-void VanillaDecoder::clear(std::int64_t slot) {
-  slots_.at(static_cast<std::size_t>(slot)) = {0, model_.start_token()};
+std::int64_t VanillaDecoder::cache_bytes() const {
+  return num_slots() * slot_cache_bytes(model_.config(), max_tokens_, dtype_);
 }
 
 void VanillaDecoder::copy_slot(std::int64_t from, std::int64_t to) {
   if (from == to) return;
-  slots_.at(static_cast<std::size_t>(to)) = slots_.at(static_cast<std::size_t>(from));
-  for (std::size_t i = 0; i < cache_.k.size(); ++i) {
-    copy(ctx_.stream, cache_.k[i].view().slice(0, from, 1), cache_.k[i].view().slice(0, to, 1));
-    copy(ctx_.stream, cache_.v[i].view().slice(0, from, 1), cache_.v[i].view().slice(0, to, 1));
-  }
+  lengths_.at(static_cast<std::size_t>(to)) = lengths_.at(static_cast<std::size_t>(from));
+  const auto copy_row = [&](const Tensor& tensor) {
+    copy(ctx_.stream, tensor.view().slice(0, from, 1), tensor.view().slice(0, to, 1));
+  };
+  std::for_each(cache_.k.begin(), cache_.k.end(), copy_row);
+  std::for_each(cache_.v.begin(), cache_.v.end(), copy_row);
+  copy_row(history_);
 }
 
 void VanillaDecoder::prefill(std::span<const std::int64_t> slots,
@@ -34,83 +52,122 @@ void VanillaDecoder::prefill(std::span<const std::int64_t> slots,
   const auto n = static_cast<std::int64_t>(slots.size());
   std::int64_t longest = 0;
   std::vector<std::int32_t> ids;
-  std::vector<std::int64_t> lengths;
+  std::vector<std::int32_t> lengths;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto length = static_cast<std::int64_t>(prompts[i].size());
     PHOTON_EXPECT(length <= max_tokens_, "a prompt of {} tokens with room for {}", length, max_tokens_);
-    clear(slots[i]);
+    lengths_.at(static_cast<std::size_t>(slots[i])) = length;
     ids.push_back(static_cast<std::int32_t>(slots[i]));
-    lengths.push_back(length);
+    lengths.push_back(static_cast<std::int32_t>(length));
     longest = std::max(longest, length);
   }
   if (longest == 0) return;
   const std::int64_t dim = model_.config().dim;
-  const DType dtype = model_.dtype();
-  const std::int64_t element = element_bytes(dtype);
-  std::vector<std::int32_t> inputs(static_cast<std::size_t>(n * longest), 0);
+  // The model reads the start token and all but the last; the last one is the next step's input.
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(n * longest), 0);
+  std::vector<std::int32_t> inputs = tokens;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     if (prompts[i].empty()) continue;
-    const auto row = inputs.begin() + static_cast<std::ptrdiff_t>(i) * longest;
-    *row = model_.start_token();
-    std::copy(prompts[i].begin(), prompts[i].end() - 1, row + 1);
-    slots_[static_cast<std::size_t>(slots[i])] = {lengths[i], prompts[i].back()};
+    const auto row = static_cast<std::ptrdiff_t>(i) * longest;
+    std::copy(prompts[i].begin(), prompts[i].end(), tokens.begin() + row);
+    inputs[static_cast<std::size_t>(row)] = model_.start_token();
+    std::copy(prompts[i].begin(), prompts[i].end() - 1, inputs.begin() + row + 1);
   }
-  const std::int64_t bytes =
-      arena_bytes(n * longest, 4) + 2 * arena_bytes(n * longest * dim, element) +
-      stack_inference_bytes(model_.config().stack, dim, AttentionKind::stream, {n, longest, longest}, element);
-  ensure_arena(arena_, ctx_.space, bytes, "encoding prompts");
-  const ArenaScope scope(arena_);
-  const TensorView x = arena_.allocate(dtype, {n, longest, dim});
-  const TensorView y = arena_.allocate(dtype, {n, longest, dim});
-  embedding_forward(ctx_, model_.embedding(), upload(ctx_, arena_, inputs), x.reshape({n * longest, dim}));
-  model_.stack().prefill(ctx_, arena_, model_.weights(), x, cache_, ids, lengths, y);
+  const std::int64_t bytes = 2 * arena_bytes(n * longest, 4) + 2 * arena_bytes(n, 4) +
+                             2 * arena_bytes(n * longest * dim, element_bytes(dtype_)) +
+                             stack_.prefill_bytes(n, longest, element_bytes(dtype_));
+  if (prefill_arena_.capacity() < bytes && ctx_.space == Space::device) device::synchronize(ctx_.stream);
+  ensure_arena(prefill_arena_, ctx_.space, bytes, "encoding prompts");
+  clock_.measure(ctx_, [&] {
+    Arena& arena = prefill_arena_;
+    const ArenaScope scope(arena);
+    const auto upload_values = [&](const std::vector<std::int32_t>& values) {
+      const TensorView there = arena.allocate(DType::i32, {static_cast<std::int64_t>(values.size())});
+      copy(ctx_.stream, host_view(values.data(), there.shape()), there);
+      return there;
+    };
+    const TensorView slot = upload_values(ids);
+    scatter_rows(ctx_, upload_values(tokens).reshape({n, longest}), slot, history_.view().slice(1, 0, longest));
+    const TensorView x = arena.allocate(dtype_, {n, longest, dim});
+    const TensorView y = arena.allocate(dtype_, {n, longest, dim});
+    embedding_forward(ctx_, model_.embedding(), upload_values(inputs), x.reshape({n * longest, dim}));
+    stack_.prefill(ctx_, arena, model_.weights(), x, cache_, slot, upload_values(lengths), y);
+  });
 }
 
-void VanillaDecoder::step_group(std::span<const std::int64_t> slots, TokenChooser& chooser) {
-  if (slots.empty()) return;
-  const auto n = static_cast<std::int64_t>(slots.size());
+void VanillaDecoder::reserve(std::int64_t rows) {
   const ModelConfig& config = model_.config();
-  std::vector<std::int32_t> ids;
-  std::vector<std::int32_t> inputs;
-  std::vector<std::int32_t> first;
-  for (const std::int64_t slot : slots) {
-    const Slot& s = slots_.at(static_cast<std::size_t>(slot));
-    PHOTON_EXPECT(s.length < max_tokens_, "slot {} is full: {} tokens", slot, s.length);
-    ids.push_back(static_cast<std::int32_t>(slot));
-    inputs.push_back(s.pending);
-    first.push_back(static_cast<std::int32_t>(s.length));
-  }
-  const std::int64_t bytes =
-      arena_bytes(n, 4) + 2 * arena_bytes(n * config.dim, element_bytes(model_.dtype())) +
-      arena_bytes(n * config.vocab_size, 4) +
-      stack_inference_bytes(config.stack, config.dim, AttentionKind::stream, {n, 1, 1}, element_bytes(model_.dtype()));
+  const std::int64_t bytes = 2 * arena_bytes(rows, 4) + 2 * arena_bytes(rows * config.dim, element_bytes(dtype_)) +
+                             arena_bytes(rows * config.vocab_size, 4) +
+                             stack_.step_bytes(rows, 1, element_bytes(dtype_));
+  if (arena_.capacity() >= bytes) return;
+  if (ctx_.space == Space::device) device::synchronize(ctx_.stream);
+  steps_.forget_graphs();
   ensure_arena(arena_, ctx_.space, bytes, "decoding");
-  const ArenaScope scope(arena_);
-  const TensorView x = arena_.allocate(model_.dtype(), {n, 1, config.dim});
-  const TensorView y = arena_.allocate(model_.dtype(), {n, 1, config.dim});
-  embedding_forward(ctx_, model_.embedding(), upload(ctx_, arena_, inputs), x.merge(0));
-  model_.stack().step(ctx_, arena_, model_.weights(), x, cache_, ids, first, y);
-  TensorView logits;
-  if (chooser.needs_logits(0)) {
-    logits = arena_.allocate(DType::f32, {n, config.vocab_size});
-    linear_forward(ctx_, y.merge(0), model_.head_weight(), logits);
-  }
-  std::vector<std::int32_t> tokens(slots.size(), 0);
-  chooser.choose(0, logits, tokens);
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    Slot& s = slots_[static_cast<std::size_t>(slots[i])];
-    s.pending = tokens[i];
-    ++s.length;
-  }
 }
 
-Tensor VanillaDecoder::roll_out(std::span<const std::int64_t>, std::int64_t) {
+void VanillaDecoder::run(const StepBlock& block) {
+  const ArenaScope scope(arena_);
+  const ModelConfig& config = model_.config();
+  const std::int64_t n = block.rows;
+  const TensorView input = arena_.allocate(DType::i32, {n, 1});
+  const TensorView next = arena_.allocate(DType::i32, {n});
+  const TensorView x = arena_.allocate(dtype_, {n, config.dim});
+  const TensorView y = arena_.allocate(dtype_, {n, config.dim});
+  recent_tokens(ctx_, history_, block.indices[slot_index], block.indices[position_index], 0, model_.start_token(),
+                input);
+  embedding_forward(ctx_, model_.embedding(), input.merge(0), x);
+  stack_.step(ctx_, arena_, model_.weights(), x, cache_, block.indices[slot_index], block.indices[position_index], y);
+  DrawCall call;
+  if (block.needs_logits[0] || watched_) {
+    call.logits = arena_.allocate(DType::f32, {n, config.vocab_size});
+    linear_forward(ctx_, y, model_.head_weight(), call.logits);
+    if (watched_) show_logits(ctx_, call.logits, 0, 0);
+  }
+  call.rows = block.draws;
+  call.forced = block.forced[0];
+  call.history = history_;
+  call.tokens = next;
+  call.chosen = block.chosen[0];
+  call.logprobs = block.logprobs[0];
+  draw_tokens(ctx_, call);
+}
+
+void VanillaDecoder::step_group(const GroupStep& step) {
+  const auto n = static_cast<std::int64_t>(step.slots.size());
+  if (n == 0) return;
+  PHOTON_EXPECT(step.forced.size() == step.slots.size() && step.draws.size() == step.slots.size(),
+                "a step of {} rows with {} tokens and {} draws", n, step.forced.size(), step.draws.size());
+  const auto spare = static_cast<std::int32_t>(num_slots());
+  StepInput input;
+  input.indices.resize(num_step_indices);
+  input.padding = {spare, 0};
+  input.padding_draw.slot = spare;
+  input.forced.assign(step.forced.begin(), step.forced.end());
+  for (std::size_t i = 0; i < step.slots.size(); ++i) {
+    const std::int64_t slot = step.slots[i];
+    std::int64_t& length = lengths_.at(static_cast<std::size_t>(slot));
+    PHOTON_EXPECT(length < max_tokens_, "slot {} is full: {} tokens", slot, length);
+    input.indices[slot_index].push_back(static_cast<std::int32_t>(slot));
+    input.indices[position_index].push_back(static_cast<std::int32_t>(length));
+    DrawRow draw = draw_row(step.draws[i].options, step.draws[i].key, slot);
+    draw.position = length;
+    input.draws.push_back(draw);
+    ++length;
+  }
+  reserve(steps_.padded(ctx_.space == Space::device ? num_slots() : n));
+  steps_.run(input, !watched_, [&](const StepBlock& block) { run(block); });
+  watched_ = TensorView();
+}
+
+ConstTensorView VanillaDecoder::roll_out(std::span<const std::int64_t>, std::int64_t) {
   require_recgen(model_.config());
   return {};
 }
 
-void VanillaDecoder::decode_chunks(const ConstTensorView&, TokenChooser&) {
+StepResult VanillaDecoder::decode_chunks(const ConstTensorView&, const ChunkStep&) {
   require_recgen(model_.config());
+  return {};
 }
 
 }  // namespace photon

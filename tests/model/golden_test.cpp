@@ -208,26 +208,6 @@ TEST_P(GoldenPhoton, RecGenLikelihood) {
   }
 }
 
-// Forces the tokens given, then takes the most likely one.
-class Greedy : public TokenChooser {
- public:
-  Greedy(const std::vector<std::int32_t>& forced, std::vector<std::int32_t>& text, std::int64_t vocab)
-      : forced_(forced), text_(text), vocab_(vocab) {}
-  bool needs_logits(std::int64_t) override { return true; }
-  void choose(std::int64_t, const TensorView& logits, std::span<std::int32_t> tokens) override {
-    ASSERT_EQ(tokens.size(), 1U);
-    const float* const row = logits.host<float>();
-    tokens[0] = text_.size() < forced_.size() ? forced_[text_.size()]
-                                              : static_cast<std::int32_t>(std::max_element(row, row + vocab_) - row);
-    text_.push_back(tokens[0]);
-  }
-
- private:
-  const std::vector<std::int32_t>& forced_;
-  std::vector<std::int32_t>& text_;
-  std::int64_t vocab_;
-};
-
 TEST_P(GoldenPhoton, GreedyText) {
   for (const json& entry : c.at("greedy")) {
     const auto prompt = entry.at("prompt").get<std::int64_t>();
@@ -244,17 +224,31 @@ TEST_P(GoldenPhoton, GreedyText) {
       decoder->prefill(slot,
                        std::vector{std::span<const std::int32_t>(forced.data(), static_cast<std::size_t>(aligned))});
       std::vector<std::int32_t> text(forced.begin(), forced.begin() + aligned);
-      Greedy greedy(forced, text, config.vocab_size);
+      const auto step_group = [&] {
+        std::vector<std::int32_t> given;
+        for (std::int64_t i = 0; i < group; ++i) {
+          const auto at = text.size() + static_cast<std::size_t>(i);
+          given.push_back(at < forced.size() ? forced[at] : draw_token);
+        }
+        const std::vector<RowDraw> draws(1);
+        decoder->step_group({slot, given, draws});
+        const StepResult result = decoder->take_step();
+        text.insert(text.end(), result.tokens.begin(), result.tokens.end());
+      };
       const bool recgen = mode == "recgen";
-      if (recgen && prompt > aligned) decoder->step_group(slot, greedy);  // the group in which the prompt ends
+      if (recgen && prompt > aligned) step_group();  // the group in which the prompt ends
       while (static_cast<std::int64_t>(text.size()) < length) {
         if (!recgen) {
-          decoder->step_group(slot, greedy);
+          step_group();
           continue;
         }
-        const Tensor latents = decoder->roll_out(slot, 1);
-        const TensorView chunks = latents.view().merge(0);
-        for (std::int64_t i = 0; i < chunks.size(0); ++i) decoder->decode_chunks(chunks.slice(0, i, 1), greedy);
+        const ConstTensorView chunks = decoder->roll_out(slot, 1).merge(0);
+        for (std::int64_t i = 0; i < chunks.size(0); ++i) {
+          RowDraw draw;
+          draw.key.position = text.size();
+          const StepResult result = decoder->decode_chunks(chunks, {std::vector{i}, slot, {&draw, 1}, {}});
+          text.insert(text.end(), result.tokens.begin(), result.tokens.end());
+        }
       }
       text.resize(static_cast<std::size_t>(length));
       EXPECT_EQ(text, expected);

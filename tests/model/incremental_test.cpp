@@ -21,26 +21,25 @@ using testing::TokenBatch;
 
 constexpr double cache_tolerance = 1e-4;  // the specification's
 
-// Forces given tokens and keeps the logits it was shown: logits of row i at token position base[i] + offset.
-class Forcing : public TokenChooser {
- public:
-  Forcing(std::vector<const std::int32_t*> rows, std::int64_t vocab)
-      : logits(rows.size()), rows_(std::move(rows)), vocab_(vocab) {}
-  bool needs_logits(std::int64_t) override { return true; }
-  void choose(std::int64_t offset, const TensorView& view, std::span<std::int32_t> tokens) override {
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const float* const row = view.host<float>() + static_cast<std::int64_t>(i) * vocab_;
-      logits[i].insert(logits[i].end(), row, row + vocab_);
-      tokens[i] = rows_[i][offset];
-    }
+// One group of every row with the tokens given: row i's logits [group_tokens, V].
+std::vector<std::vector<float>> forced_step(IncrementalDecoder& decoder, const std::vector<std::int64_t>& slots,
+                                            const std::vector<const std::int32_t*>& rows, std::int64_t vocab) {
+  const auto n = static_cast<std::int64_t>(slots.size());
+  const std::int64_t group = decoder.group_tokens();
+  std::vector<std::int32_t> forced;
+  for (const std::int32_t* const row : rows) forced.insert(forced.end(), row, row + group);
+  const Tensor logits(Space::host, DType::f32, {n, group, vocab});
+  const std::vector<RowDraw> draws(slots.size());
+  decoder.watch_logits(logits);
+  decoder.step_group({slots, forced, draws});
+  EXPECT_EQ(decoder.take_step().tokens, forced);
+  std::vector<std::vector<float>> result;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float* const row = logits.host<float>() + i * group * vocab;
+    result.emplace_back(row, row + group * vocab);
   }
-
-  std::vector<std::vector<float>> logits;
-
- private:
-  std::vector<const std::int32_t*> rows_;
-  std::int64_t vocab_;
-};
+  return result;
+}
 
 // Teacher-forced logits [T, V] of one row by the training forward.
 std::vector<float> forward_logits(Model& model, const Context& ctx, const std::int32_t* tokens, std::int64_t length) {
@@ -66,10 +65,9 @@ std::vector<std::vector<float>> incremental_logits(Model& model, const Context& 
   for (std::int64_t at = prompt; at < tokens.length; at += decoder->group_tokens()) {
     std::vector<const std::int32_t*> rows;
     for (const std::int64_t id : row_ids) rows.push_back(tokens.ids.data() + id * tokens.length + at);
-    Forcing forcing(rows, model.config().vocab_size);
-    decoder->step_group(slots, forcing);
+    const auto group = forced_step(*decoder, slots, rows, model.config().vocab_size);
     for (std::size_t i = 0; i < row_ids.size(); ++i) {
-      logits[i].insert(logits[i].end(), forcing.logits[i].begin(), forcing.logits[i].end());
+      logits[i].insert(logits[i].end(), group[i].begin(), group[i].end());
       EXPECT_EQ(decoder->length(slots[i]), at + decoder->group_tokens());
     }
   }
@@ -132,9 +130,7 @@ TEST_P(Incremental, SlotsCanBeCopiedClearedAndUsedAgain) {
   decoder->copy_slot(0, 2);
   EXPECT_EQ(decoder->length(2), 2 * group);
   const auto step = [&](std::int64_t slot, const std::int32_t* row) {
-    Forcing forcing({row}, config().vocab_size);
-    decoder->step_group(std::vector{slot}, forcing);
-    return forcing.logits[0];
+    return forced_step(*decoder, {slot}, {row}, config().vocab_size)[0];
   };
   const auto original = step(0, tokens.ids.data() + 2 * group);
   const auto copied = step(2, tokens.ids.data() + 2 * group);
@@ -188,7 +184,7 @@ TEST_P(RecGen, LookaheadEqualsStepByStep) {
 
   const auto ahead = make_incremental_decoder(*model, ctx, 2, tokens.length);
   ahead->prefill(slots, prompts);
-  const Tensor all = ahead->roll_out(slots, 4);
+  const ConstTensorView all = ahead->roll_out(slots, 4);
   const std::int64_t num_chunks = 4 * group / chunk;
   ASSERT_EQ(all.shape(), (Shape{2, num_chunks, config().levels[0].dim}));
 
@@ -196,24 +192,38 @@ TEST_P(RecGen, LookaheadEqualsStepByStep) {
   stepwise->prefill(slots, prompts);
   for (std::int64_t g = 0; g < 4; ++g) {
     for (std::int64_t b = 0; b < 2; ++b) {  // a row at a time, too
-      const Tensor one = stepwise->roll_out(std::vector{slots[static_cast<std::size_t>(b)]}, 1);
-      const TensorView expected = all.view().slice(0, b, 1).merge(0).slice(0, g * group / chunk, group / chunk);
-      EXPECT_EQ(std::memcmp(one.view().data(), expected.data(), static_cast<std::size_t>(expected.bytes())), 0);
+      const ConstTensorView one = stepwise->roll_out(std::vector{slots[static_cast<std::size_t>(b)]}, 1);
+      const ConstTensorView expected = all.slice(0, b, 1).merge(0).slice(0, g * group / chunk, group / chunk);
+      EXPECT_EQ(std::memcmp(one.data(), expected.data(), static_cast<std::size_t>(expected.bytes())), 0);
     }
   }
 
-  const auto logits_of = [&](const ConstTensorView& conditioning, std::int64_t first_chunk) {
-    std::vector<const std::int32_t*> rows;
-    for (std::int64_t i = 0; i < conditioning.size(0); ++i)
-      rows.push_back(tokens.ids.data() + (first_chunk + i) * chunk);
-    Forcing forcing(rows, config().vocab_size);
-    ahead->decode_chunks(conditioning, forcing);
-    return forcing.logits;
+  const ConstTensorView flat = all.merge(0);
+  // The logits [C_1, V] of chunks first .. first + count - 1 with the tokens given.
+  const auto logits_of = [&](std::int64_t first, std::int64_t count) {
+    std::vector<std::int64_t> latents;
+    std::vector<std::int32_t> forced;
+    std::vector<RowDraw> draws;
+    for (std::int64_t i = first; i < first + count; ++i) {
+      latents.push_back(i);
+      const std::int32_t* const row = tokens.ids.data() + i * chunk;
+      forced.insert(forced.end(), row, row + chunk);
+      RowDraw draw;
+      draw.key.position = static_cast<std::uint64_t>(2 * group);
+      draws.push_back(draw);
+    }
+    const std::vector<std::int64_t> owners(latents.size(), 0);
+    const Tensor logits(Space::host, DType::f32, {count, chunk, config().vocab_size});
+    ahead->watch_logits(logits);
+    EXPECT_EQ(ahead->decode_chunks(flat, {latents, owners, draws, forced}).tokens, forced);
+    return std::vector<float>(logits.host<float>(), logits.host<float>() + logits.numel());
   };
-  const ConstTensorView flat = all.view().merge(0);
-  const auto together = logits_of(flat, 0);
-  for (std::int64_t i = 0; i < flat.size(0); ++i)
-    EXPECT_EQ(logits_of(flat.slice(0, i, 1), i)[0], together[static_cast<std::size_t>(i)]);
+  const std::vector<float> together = logits_of(0, flat.size(0));
+  const auto each = static_cast<std::size_t>(chunk * config().vocab_size);
+  for (std::int64_t i = 0; i < flat.size(0); ++i) {
+    const auto begin = together.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(i) * each);
+    EXPECT_EQ(logits_of(i, 1), std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(each)));
+  }
 }
 
 TEST(RecGen, IsRefusedWhereItHasNoMeaning) {

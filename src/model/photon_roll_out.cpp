@@ -1,0 +1,155 @@
+// RecGen: the coarse stream runs ahead, then all chunks decode together.
+#include <algorithm>
+
+#include "kernels/embedding.hpp"
+#include "kernels/slot_rows.hpp"
+#include "model/photon_decoder.hpp"
+
+namespace photon {
+namespace {
+
+constexpr std::int32_t nowhere = -(1 << 30);  // where padding rows' units go, however far they are shifted
+// Groups of the levels between the top and level 1 that are rendered at a time.
+constexpr std::int64_t most_middle_rows = 1024;
+
+}  // namespace
+
+void PhotonDecoder::render_own(std::int64_t l, const ConstTensorView& c, const TensorView& y) {
+  const auto unit = [&](std::int64_t j) { return y.slice(1, j, 1).merge(1); };
+  local_start(l, nullptr, c, 0, unit(0));
+  for (std::int64_t j = 0; j + 1 < level_config(l).chunk; ++j) local_next(l, j, unit(j), unit(j + 1));
+}
+
+void PhotonDecoder::roll_group(std::int64_t rows) {
+  const ArenaScope scope(arena_);
+  const std::int64_t top = config_.num_levels();
+  const std::int64_t chunk = level_config(top).chunk;
+  const TensorView c = arena_.allocate(dtype_, {rows, config_.width(top)});
+  const TensorView x = arena_.allocate(dtype_, c.shape());
+  const TensorView y = arena_.allocate(dtype_, {rows, chunk, config_.width(top - 1)});
+  const TensorView slot = roll_slot_.view().slice(0, 0, rows);
+  const TensorView first = roll_first_.view().slice(0, 0, rows);
+  const TensorView latent = roll_latent_.view().slice(0, 0, rows);
+  const TensorView to = roll_to_.view().slice(0, 0, rows * chunk);
+  embedding_forward(ctx_, latents_, latent, c);
+  render_own(top, c, y);
+  scatter_rows(ctx_, y.merge(0), to, rolled_.view());
+  advance_encoder(top, y, slot, first, x);
+  scatter_rows(ctx_, x, slot, latents_.view());
+  copy(ctx_.stream, slot, latent);  // only the first group may begin at the start latent
+  shift_indices(ctx_, first, 1);
+  shift_indices(ctx_, to, static_cast<std::int32_t>(chunk));
+}
+
+ConstTensorView PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) {
+  require_recgen(config_);
+  const auto n = static_cast<std::int64_t>(slots.size());
+  PHOTON_EXPECT(n > 0 && num_groups > 0, "a roll-out of {} groups of {} rows", num_groups, n);
+  const std::int64_t top = config_.num_levels();
+  const std::int64_t chunk = level_config(top).chunk;
+  const std::int64_t rows = steps_.padded(n);
+  std::vector<std::int32_t> slot(static_cast<std::size_t>(rows), static_cast<std::int32_t>(total_slots_ - 1));
+  std::vector<std::int32_t> first(static_cast<std::size_t>(rows), 0);
+  std::vector<std::int32_t> latent(static_cast<std::size_t>(rows), static_cast<std::int32_t>(total_slots_));
+  std::vector<std::int32_t> to(static_cast<std::size_t>(rows * chunk), nowhere);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    Slot& s = slots_[static_cast<std::size_t>(checked(slots[at]))];
+    PHOTON_EXPECT(s.length + num_groups * group_tokens() <= max_tokens_, "slot {} has no room for {} groups", slots[at],
+                  num_groups);
+    slot[at] = static_cast<std::int32_t>(slots[at]);
+    latent[at] = latent_row(slots[at]);
+    first[at] = static_cast<std::int32_t>(s.length / group_tokens());
+    for (std::int64_t j = 0; j < chunk; ++j)
+      to[static_cast<std::size_t>(i * chunk + j)] = static_cast<std::int32_t>(i * num_groups * chunk + j);
+    s.length += num_groups * group_tokens();
+    s.coarse_only = true;
+  }
+  reserve(steps_.padded(ctx_.space == Space::device ? std::max(n, num_slots_) : n), false);
+  const std::int64_t width = config_.width(top - 1);
+  const std::int64_t total = n * num_groups * chunk;
+  if (rolled_.numel() < total * width || roll_slot_.numel() < rows) {
+    if (ctx_.space == Space::device) device::synchronize(ctx_.stream);
+    recorded_rolls_.clear();
+    const std::int64_t most = std::max(rows, roll_slot_.numel());
+    roll_slot_ = Tensor(ctx_.space, DType::i32, {most}, "a roll-out's slots");
+    roll_latent_ = Tensor(ctx_.space, DType::i32, {most}, "a roll-out's latents");
+    roll_first_ = Tensor(ctx_.space, DType::i32, {most}, "a roll-out's positions");
+    roll_to_ = Tensor(ctx_.space, DType::i32, {most * chunk}, "a roll-out's places");
+    if (rolled_.numel() < total * width) rolled_ = Tensor(ctx_.space, dtype_, {total, width}, "a coarse roll-out");
+  }
+  const auto send = [&](const std::vector<std::int32_t>& values, const Tensor& tensor) {
+    const auto count = static_cast<std::int64_t>(values.size());
+    copy(ctx_.stream, host_view(values.data(), {count}), tensor.view().slice(0, 0, count));
+  };
+  send(slot, roll_slot_);
+  send(first, roll_first_);
+  send(to, roll_to_);
+  send(latent, roll_latent_);
+  RecordedRoll& recorded = recorded_rolls_[rows];
+  for (std::int64_t g = 0; g < num_groups; ++g) {
+    if (ctx_.space == Space::device && graphs_) {
+      run_recorded(ctx_, recorded.num_runs, recorded.graph, [&] { roll_group(rows); });
+    } else {
+      roll_group(rows);
+    }
+  }
+  // The levels between: every group of every row side by side, a bounded number at a time.
+  ConstTensorView current = rolled_.view().slice(0, 0, total);
+  middle_.resize(static_cast<std::size_t>(top));
+  for (std::int64_t l = top - 1; l >= 2; --l) {
+    const std::int64_t groups = current.size(0);
+    const std::int64_t units = level_config(l).chunk;
+    Tensor& next = middle_[static_cast<std::size_t>(l)];
+    if (next.numel() < groups * units * config_.width(l - 1)) {
+      if (ctx_.space == Space::device) device::synchronize(ctx_.stream);
+      next = Tensor(ctx_.space, dtype_, {groups * units, config_.width(l - 1)}, "a coarse roll-out");
+    }
+    reserve(std::min(groups, most_middle_rows), false);
+    for (std::int64_t begin = 0; begin < groups; begin += most_middle_rows) {
+      const std::int64_t count = std::min(most_middle_rows, groups - begin);
+      render_own(l, current.slice(0, begin, count), next.view().slice(0, begin * units, count * units).split(0, count));
+    }
+    current = next.view().slice(0, 0, groups * units);
+  }
+  return current.reshape({n, current.size(0) / n, config_.width(1)});
+}
+
+StepResult PhotonDecoder::decode_chunks(const ConstTensorView& latents, const ChunkStep& step) {
+  require_recgen(config_);
+  const auto n = static_cast<std::int64_t>(step.slots.size());
+  if (n == 0) return {};
+  const std::int64_t chunk = level_config(1).chunk;
+  StepInput input;
+  input.indices.resize(1);
+  input.padding = {static_cast<std::int32_t>(step.latents[0])};
+  input.forced.assign(static_cast<std::size_t>(n * chunk), draw_token);
+  if (!step.forced.empty()) input.forced.assign(step.forced.begin(), step.forced.end());
+  input.padding_draw.slot = total_slots_ - 1;
+  for (std::size_t i = 0; i < step.slots.size(); ++i) {
+    input.indices[0].push_back(static_cast<std::int32_t>(step.latents[i]));
+    input.draws.push_back(draw_row(step.draws[i].options, step.draws[i].key, checked(step.slots[i])));
+  }
+  reserve(chunks_.padded(n), true);
+  // Recorded with the latents' address, which a larger roll-out may have changed.
+  if (latents.data() != chunk_latents_) chunks_.forget_graphs();
+  chunk_latents_ = latents.data();
+  chunks_.run(input, !watched_, [&](const StepBlock& block) {
+    const ArenaScope scope(arena_);
+    const std::int64_t rows = block.rows;
+    const TensorView c = arena_.allocate(dtype_, {rows, config_.width(1)});
+    const TensorView y = arena_.allocate(dtype_, {rows, config_.dim});
+    const TensorView unit = arena_.allocate(dtype_, {rows, config_.dim});
+    embedding_forward(ctx_, latents, block.indices[0], c);
+    local_start(1, &block, c, 0, y);
+    for (std::int64_t j = 0; j < chunk; ++j) {
+      const bool last = j + 1 == chunk;
+      draw(block, y, j, last ? TensorView() : unit);
+      if (!last) local_next(1, j, unit, y);
+    }
+  });
+  watched_ = TensorView();
+  return chunks_.take();
+}
+
+}  // namespace photon
