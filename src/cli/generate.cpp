@@ -10,6 +10,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/one_process.hpp"
+#include "cli/place_options.hpp"
 #include "support/log.hpp"
 #include "train/stop_signal.hpp"
 
@@ -36,19 +37,24 @@ struct Options {
   std::string model;
   std::string mode = "hiergen";
   std::string numerics = "deterministic";
-  double memory = 0;  // GiB; 0: half of what is free
+  PlaceOptions place;
+  double memory = 0;  // GiB; 0: chosen
   GenerateOptions generate;
 };
 
 void generate_texts(Options options) {
   const StopSignal signals;
-  const Context ctx = host_context(options.numerics);
+  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics));
   options.generate.engine.mode = generation_mode(options.mode);
   validate(options.generate.defaults);
-  OpenModel model = open_model(options.model);
-  options.generate.engine.memory_bytes =
-      options.memory > 0 ? static_cast<std::int64_t>(options.memory * 0x1p30) : default_cache_memory();
-  const GenerateSummary summary = generate(model, ctx, options.generate, [] { return StopSignal::received() != 0; });
+  OpenModel model = open_model(options.model, place.space(), place.dtype());
+  const bool recgen = options.generate.engine.mode == GenerationMode::recgen;
+  options.generate.engine.memory_bytes = options.memory > 0 ? static_cast<std::int64_t>(options.memory * 0x1p30)
+                                                            : cache_memory(place, model.config(), recgen);
+  log_info("generate: {} in {}, {:.1f} GiB for caches", place.device_name(), place.precision_name(),
+           static_cast<double>(options.generate.engine.memory_bytes) / 0x1p30);
+  const GenerateSummary summary =
+      generate(model, place.context(), options.generate, [] { return StopSignal::received() != 0; });
   const EngineStatistics& engine = summary.engine;
   const nlohmann::ordered_json line = {
       {"rows", engine.rows},
@@ -100,7 +106,8 @@ void add_generate(CLI::App& app) {
   add("--max-batch", job.engine.max_batch, "N", "sequences decoded at once, at most")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
-  add("--memory", options->memory, "GIB", "memory for caches: the batch is made to fit; 0: half of what is free")
+  add("--memory", options->memory, "GIB",
+      "memory for caches: the batch is made to fit; 0: on a CPU half of what is free, on a GPU nearly all")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   add("--look-ahead", job.engine.look_ahead, "N",
@@ -110,6 +117,7 @@ void add_generate(CLI::App& app) {
   add("--numerics", options->numerics, "deterministic|tuned",
       "deterministic: a row's text does not depend on the batch; tuned: faster")
       ->capture_default_str();
+  add_place_options(*command, options->place);
   command->add_flag("--logprobs", job.engine.logprobs,
                     "adds the tokens' log-probabilities under the model to the results");
   command->add_flag("--retry-errors", job.retry_errors, "tries rows again whose result in the output is an error");

@@ -43,6 +43,21 @@ struct Engine::Active {
   std::int64_t slot;
 };
 
+// Rows that have finished since are in it too: what they get is not read.
+struct Engine::Step {
+  std::vector<std::shared_ptr<Job>> jobs;
+  std::vector<Sample*> samples;
+  std::vector<std::int64_t> positions;  // of each row's first token
+};
+
+// `position` is its first token's, `latent` its row of the roll-out.
+struct Engine::Chunk {
+  Sample* sample = nullptr;
+  std::int64_t slot = 0;
+  std::int64_t position = 0;
+  std::int64_t latent = 0;
+};
+
 GenerationMode generation_mode(const std::string& name) {
   if (name == "hiergen") return GenerationMode::hiergen;
   if (name == "recgen") return GenerationMode::recgen;
@@ -51,20 +66,29 @@ GenerationMode generation_mode(const std::string& name) {
 
 DecoderSource decoder_source(Model& model, const Context& ctx) {
   const ModelConfig& config = model.config();
+  const bool on_device = ctx.space == Space::device;
+  const DType dtype = model.dtype();
   DecoderSource source;
   source.group_tokens = config.group_tokens();
   source.chunk_tokens = config.num_levels() > 0 ? config.cumulative_chunk(1) : 1;
-  source.slot_bytes = [config](std::int64_t max_tokens) { return slot_cache_bytes(config, max_tokens); };
-  source.make = [&model, ctx](std::int64_t num_slots, std::int64_t max_tokens) {
-    return make_incremental_decoder(model, ctx, num_slots, max_tokens);
+  if (on_device) {
+    source.max_chunks = device_max_chunks;
+    source.prefill_tokens = device_prefill_tokens;
+  }
+  source.slot_bytes = [config, dtype, on_device](std::int64_t max_tokens) {
+    return slot_cache_bytes(config, max_tokens, dtype) + (on_device ? step_row_bytes(config, dtype) : 0);
+  };
+  source.make = [&model, ctx](std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options) {
+    return make_incremental_decoder(model, ctx, num_slots, max_tokens, options);
   };
   return source;
 }
 
-Engine::Engine(const Context& ctx, DecoderSource source, const Tokenizer* tokenizer, std::int32_t eos,
-               const EngineOptions& options)
-    : ctx_(ctx), source_(std::move(source)), tokenizer_(tokenizer), eos_(eos), options_(options) {
-  PHOTON_EXPECT(options_.max_batch >= 1 && options_.max_chunks >= 1 && options_.look_ahead >= 0, "bad engine options");
+Engine::Engine(DecoderSource source, const Tokenizer* tokenizer, std::int32_t eos, const EngineOptions& options)
+    : source_(std::move(source)), tokenizer_(tokenizer), eos_(eos), options_(options) {
+  PHOTON_EXPECT(options_.max_batch >= 1 && options_.max_chunks >= 0 && options_.look_ahead >= 0, "bad engine options");
+  if (options_.max_chunks == 0) options_.max_chunks = source_.max_chunks;
+  if (options_.prefill_tokens == 0) options_.prefill_tokens = source_.prefill_tokens;
 }
 
 Engine::~Engine() = default;
@@ -75,24 +99,38 @@ bool Engine::run(const std::function<std::optional<Row>()>& next, ResultSink& si
   exhausted_ = false;
   while (true) {
     update_statistics();
-    if (!poll(statistics_)) return false;
+    if (!poll(statistics_)) {
+      drop_rows();
+      return false;
+    }
     read_rows(next);
     admit();
     if (active_.empty()) {
       if (window_.empty() && exhausted_) break;
       continue;
     }
+    const Stopwatch watch(stepping_seconds_);
     if (options_.mode == GenerationMode::hiergen) {
-      std::vector<Active*> rows;
-      for (Active& active : active_) rows.push_back(&active);
-      hiergen_step(rows);
+      hiergen_round();
     } else {
       recgen_round();
     }
     retire();
   }
+  while (!queued_.empty()) take_step();
   update_statistics();
   return true;
+}
+
+void Engine::drop_rows() {
+  while (!queued_.empty()) take_step();
+  window_.clear();
+  active_.clear();
+  held_.reset();
+  held_slot_ = -1;
+  draining_ = false;
+  free_slots_.clear();
+  for (std::int64_t slot = statistics_.num_slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
 }
 
 std::int64_t Engine::tokens_needed(const Request& request) const {
@@ -155,8 +193,10 @@ void Engine::rebuild() {
   }
   std::int64_t slots = slots_for(capacity);
   if (exhausted_) slots = std::min(slots, std::max<std::int64_t>(waiting_samples(), 1));
+  while (!queued_.empty()) take_step();  // of rows that have finished
+  if (decoder_) device_prefill_seconds_ += decoder_->prefill_device_seconds();
   decoder_.reset();
-  decoder_ = source_.make(slots, capacity);
+  decoder_ = source_.make(slots, capacity, {.logprobs = options_.logprobs, .graphs = options_.graphs});
   PHOTON_EXPECT(decoder_->num_slots() >= slots && decoder_->max_tokens() >= capacity, "caches smaller than asked for");
   free_slots_.clear();
   for (std::int64_t slot = slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
@@ -253,7 +293,7 @@ void Engine::start_sample(const std::shared_ptr<Job>& job, std::int64_t slot) {
 // Encodes the whole groups of the prompts, those of like length together.
 void Engine::prefill(const std::vector<std::pair<std::int64_t, const Request*>>& prompts) {
   if (prompts.empty()) return;
-  const Stopwatch watch(statistics_.prefill_seconds);
+  const Stopwatch watch(host_prefill_seconds_);
   std::vector<std::pair<std::int64_t, std::span<const std::int32_t>>> parts;
   for (const auto& [slot, request] : prompts) {
     const std::size_t group = static_cast<std::size_t>(source_.group_tokens);
@@ -279,18 +319,48 @@ void Engine::prefill(const std::vector<std::pair<std::int64_t, const Request*>>&
   }
 }
 
-void Engine::hiergen_step(const std::vector<Active*>& rows) {
-  const Stopwatch watch(statistics_.decode_seconds);
+void Engine::queue_step(const std::vector<Active*>& rows) {
+  const std::int64_t group = source_.group_tokens;
   std::vector<std::int64_t> slots;
-  std::vector<std::int64_t> lengths;
-  std::vector<Sample*> samples;
+  std::vector<std::int32_t> forced;
+  std::vector<RowDraw> draws;
+  Step step;
   for (const Active* row : rows) {
+    const std::int64_t position = decoder_->length(row->slot);
     slots.push_back(row->slot);
-    lengths.push_back(decoder_->length(row->slot));
-    samples.push_back(row->sample);
+    draws.push_back(row->sample->draw(position));
+    for (std::int64_t i = 0; i < group; ++i) forced.push_back(row->sample->forced(position + i));
+    step.jobs.push_back(row->job);
+    step.samples.push_back(row->sample);
+    step.positions.push_back(position);
   }
-  GroupChooser chooser(ctx_, samples, lengths, options_.logprobs);
-  decoder_->step_group(slots, chooser);
+  decoder_->step_group({slots, forced, draws});
+  queued_.push_back(std::move(step));
+}
+
+void Engine::take_step() {
+  const Step step = std::move(queued_.front());
+  queued_.erase(queued_.begin());
+  const StepResult result = decoder_->take_step();
+  const auto group = static_cast<std::size_t>(result.num_tokens);
+  for (std::size_t i = 0; i < step.samples.size(); ++i) {
+    for (std::size_t t = 0; t < group && !step.samples[i]->finished(); ++t) {
+      step.samples[i]->take(step.positions[i] + static_cast<std::int64_t>(t), result.tokens[i * group + t],
+                            options_.logprobs ? result.logprobs[i * group + t] : 0.0F, options_.logprobs);
+    }
+  }
+}
+
+// While a device decodes one group the results of the group before are handled: a row that ends in those has one group
+// more under way, which nobody reads.
+void Engine::hiergen_round() {
+  std::vector<Active*> rows;
+  for (Active& row : active_) {
+    if (decoder_->length(row.slot) < tokens_needed(row.sample->request())) rows.push_back(&row);
+  }
+  if (!rows.empty()) queue_step(rows);
+  const std::size_t ahead = decoder_->asynchronous() && !rows.empty() ? 1 : 0;
+  while (queued_.size() > ahead) take_step();
 }
 
 void Engine::recgen_round() {
@@ -300,15 +370,18 @@ void Engine::recgen_round() {
   for (Active& row : active_) {
     if (decoder_->length(row.slot) < row.sample->prompt_length()) ragged.push_back(&row);
   }
-  if (!ragged.empty()) hiergen_step(ragged);
+  if (!ragged.empty()) {
+    queue_step(ragged);
+    take_step();
+  }
   for (Active& row : active_) {
     if (!row.sample->finished()) rows.push_back(&row);
   }
   if (rows.empty()) return;
 
-  const Stopwatch watch(statistics_.decode_seconds);
   const auto n = static_cast<std::int64_t>(rows.size());
-  const std::int64_t chunks_per_group = source_.group_tokens / source_.chunk_tokens;
+  const std::int64_t chunk = source_.chunk_tokens;
+  const std::int64_t chunks_per_group = source_.group_tokens / chunk;
   std::vector<std::int64_t> slots;
   std::vector<std::int64_t> begin;  // where each row's next group begins
   std::int64_t longest = 0;         // groups that some row still needs
@@ -323,76 +396,56 @@ void Engine::recgen_round() {
                                   ? options_.look_ahead
                                   : std::max<std::int64_t>(1, options_.max_chunks / (n * chunks_per_group));
   const std::int64_t num_groups = std::min({wanted, longest, room});
-  const Tensor latents = decoder_->roll_out(slots, num_groups);  // [n, num_groups * chunks_per_group, D_1]
-  const ConstTensorView rolled = latents.view();
-  const std::int64_t width = rolled.size(2);
+  const ConstTensorView latents = decoder_->roll_out(slots, num_groups).merge(0);  // [n * chunks of a row, D_1]
 
   // A repetition penalty reads the tokens before, so its rows go chunk by chunk; all other chunks go at once.
   std::vector<Chunk> together;
-  std::vector<std::int64_t> counts(rows.size());
-  std::vector<std::size_t> in_order;
+  std::vector<std::vector<Chunk>> in_order;  // a row's chunks
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const Sample& sample = *rows[i]->sample;
-    const std::int64_t missing =
-        round_up(sample.request().num_tokens() - begin[i], source_.chunk_tokens) / source_.chunk_tokens;
-    counts[i] = std::min(missing, num_groups * chunks_per_group);
-    if (sample.request().options.sampling.repetition_penalty != 1.0) {
-      in_order.push_back(i);
-      continue;
-    }
-    for (std::int64_t j = 0; j < counts[i]; ++j) {
-      together.push_back({rows[i]->sample, begin[i] + j * source_.chunk_tokens, false, {}, {}, ""});
-    }
-  }
-  const auto gather = [&](const std::vector<std::size_t>& which, std::int64_t first, std::int64_t count,
-                          const TensorView& to) {
-    std::int64_t at = 0;
-    for (const std::size_t i : which) {
-      const std::int64_t part = count < 0 ? counts[i] : count;
-      copy(rolled.slice(0, static_cast<std::int64_t>(i), 1).slice(1, first, part).reshape({part, width}),
-           to.slice(0, at, part));
-      at += part;
-    }
-  };
-  if (!together.empty()) {
-    std::vector<std::size_t> which;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (std::find(in_order.begin(), in_order.end(), i) == in_order.end()) which.push_back(i);
-    }
-    const Tensor conditioning(rolled.space(), rolled.dtype(), {static_cast<std::int64_t>(together.size()), width},
-                              "latents of chunks");
-    gather(which, 0, -1, conditioning);
-    decode_chunks(together, conditioning.view());
-    for (const Chunk& chunk : together) {
-      for (std::size_t t = 0; t < chunk.tokens.size(); ++t) {
-        chunk.sample->accept(chunk.tokens[t], chunk.logprobs[t], options_.logprobs);
-      }
-      if (!chunk.failure.empty() && !chunk.sample->finished()) chunk.sample->fail(chunk.failure);
+    Sample& sample = *rows[i]->sample;
+    const std::int64_t missing = round_up(sample.request().num_tokens() - begin[i], chunk) / chunk;
+    const std::int64_t count = std::min(missing, num_groups * chunks_per_group);
+    const bool alone = sample.request().options.sampling.repetition_penalty != 1.0;
+    if (alone) in_order.emplace_back();
+    for (std::int64_t j = 0; j < count; ++j) {
+      (alone ? in_order.back() : together)
+          .push_back({&sample, slots[i], begin[i] + j * chunk,
+                      static_cast<std::int64_t>(i) * num_groups * chunks_per_group + j});
     }
   }
-  for (std::int64_t j = 0;; ++j) {
-    std::vector<std::size_t> which;
+  decode_chunks(together, latents);
+  for (std::size_t j = 0;; ++j) {
     std::vector<Chunk> chunks;
-    for (const std::size_t i : in_order) {
-      if (j >= counts[i] || rows[i]->sample->finished()) continue;
-      which.push_back(i);
-      chunks.push_back({rows[i]->sample, begin[i] + j * source_.chunk_tokens, true, {}, {}, ""});
+    for (const std::vector<Chunk>& row : in_order) {
+      if (j < row.size() && !row[j].sample->finished()) chunks.push_back(row[j]);
     }
     if (chunks.empty()) break;
-    const Tensor conditioning(rolled.space(), rolled.dtype(), {static_cast<std::int64_t>(chunks.size()), width},
-                              "latents of chunks");
-    gather(which, j, 1, conditioning);
-    decode_chunks(chunks, conditioning.view());
+    decode_chunks(chunks, latents);
   }
 }
 
-void Engine::decode_chunks(std::span<Chunk> chunks, const ConstTensorView& conditioning) {
-  const auto total = static_cast<std::int64_t>(chunks.size());
-  for (std::int64_t first = 0; first < total; first += options_.max_chunks) {
-    const std::int64_t count = std::min(options_.max_chunks, total - first);
-    ChunkChooser chooser(ctx_, chunks.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-                         options_.logprobs);
-    decoder_->decode_chunks(conditioning.slice(0, first, count), chooser);
+// At most max_chunks in a call. Chunks of a row come in order, and so do the tokens it takes.
+void Engine::decode_chunks(std::span<Chunk> chunks, const ConstTensorView& latents) {
+  for (std::size_t first = 0; first < chunks.size();) {
+    const std::size_t count = std::min(static_cast<std::size_t>(options_.max_chunks), chunks.size() - first);
+    const std::span<Chunk> part = chunks.subspan(first, count);
+    std::vector<std::int64_t> rows;
+    std::vector<std::int64_t> slots;
+    std::vector<RowDraw> draws;
+    for (const Chunk& chunk : part) {
+      rows.push_back(chunk.latent);
+      slots.push_back(chunk.slot);
+      draws.push_back(chunk.sample->draw(chunk.position));
+    }
+    const StepResult result = decoder_->decode_chunks(latents, {rows, slots, draws, {}});
+    const auto tokens = static_cast<std::size_t>(result.num_tokens);
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      for (std::size_t t = 0; t < tokens && !part[i].sample->finished(); ++t) {
+        part[i].sample->take(part[i].position + static_cast<std::int64_t>(t), result.tokens[i * tokens + t],
+                             options_.logprobs ? result.logprobs[i * tokens + t] : 0.0F, options_.logprobs);
+      }
+    }
+    first += count;
   }
 }
 
@@ -423,6 +476,10 @@ void Engine::finish(const Job& job) {
 }
 
 void Engine::update_statistics() {
+  const double device_prefill = device_prefill_seconds_ + (decoder_ ? decoder_->prefill_device_seconds() : 0);
+  const bool on_device = decoder_ && decoder_->asynchronous();
+  statistics_.prefill_seconds = on_device ? device_prefill : host_prefill_seconds_;
+  statistics_.decode_seconds = std::max(stepping_seconds_ - device_prefill, 0.0);
   statistics_.num_active = static_cast<std::int64_t>(active_.size());
   statistics_.new_tokens = finished_tokens_;
   for (const Active& active : active_) {

@@ -14,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include "decode/chooser.hpp"
 #include "decode/request.hpp"
 #include "decode/sample.hpp"
 #include "model/incremental.hpp"
@@ -25,12 +24,21 @@ enum class GenerationMode { hiergen, recgen };
 // "hiergen" | "recgen". Errors: InputError.
 GenerationMode generation_mode(const std::string& name);
 
+// What a GPU takes in one call.
+inline constexpr std::int64_t device_max_chunks = 8192;
+inline constexpr std::int64_t device_prefill_tokens = 16384;
+
 // Where caches come from.
 struct DecoderSource {
-  std::int64_t group_tokens = 1;  // C_<=L
-  std::int64_t chunk_tokens = 1;  // C_1
+  std::int64_t group_tokens = 1;   // C_<=L
+  std::int64_t chunk_tokens = 1;   // C_1
+  std::int64_t max_chunks = 1024;  // RecGen: chunks that are decoded in one call
+  std::int64_t prefill_tokens = 8192;
+  // What a sequence of that length takes in all: caches, and on a device what a step needs for its row.
   std::function<std::int64_t(std::int64_t max_tokens)> slot_bytes;
-  std::function<std::unique_ptr<IncrementalDecoder>(std::int64_t num_slots, std::int64_t max_tokens)> make;
+  std::function<std::unique_ptr<IncrementalDecoder>(std::int64_t num_slots, std::int64_t max_tokens,
+                                                    const DecoderOptions& options)>
+      make;
 };
 // The model must outlive it.
 DecoderSource decoder_source(Model& model, const Context& ctx);
@@ -39,11 +47,12 @@ struct EngineOptions {
   GenerationMode mode = GenerationMode::hiergen;
   std::int64_t max_batch = 256;  // sequences decoded at once
   std::int64_t memory_bytes = std::int64_t{1}
-                              << 30;   // for caches: fewer sequences run at once where they would need more
-  std::int64_t look_ahead = 0;         // RecGen: groups the coarse stream runs ahead; 0 = chosen from the batch
-  std::int64_t max_chunks = 1024;      // RecGen: chunks decoded in one call
-  std::int64_t prefill_tokens = 8192;  // prompt tokens encoded in one call (a longer prompt goes alone)
+                              << 30;  // for caches: fewer sequences run at once where they would need more
+  std::int64_t look_ahead = 0;        // RecGen: groups the coarse stream runs ahead; 0 = chosen from the batch
+  std::int64_t max_chunks = 0;        // RecGen: chunks decoded in one call; 0 = the source's
+  std::int64_t prefill_tokens = 0;  // prompt tokens encoded in one call (a longer prompt goes alone); 0 = the source's
   bool logprobs = false;
+  bool graphs = true;  // DecoderOptions
 };
 
 struct Result {
@@ -66,19 +75,19 @@ struct EngineStatistics {
   std::int64_t num_active = 0;     // samples in flight
   std::int64_t num_slots = 0;
   std::int64_t cache_bytes = 0;
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
+  double prefill_seconds = 0;  // of the device where there is one
+  double decode_seconds = 0;   // of everything from a step's rows to its results, prompts left out
 };
 
 class Engine {
  public:
   // `tokenizer` (null: no texts) must outlive this. eos < 0: only stop strings and lengths end a row.
-  Engine(const Context& ctx, DecoderSource source, const Tokenizer* tokenizer, std::int32_t eos,
-         const EngineOptions& options);
+  Engine(DecoderSource source, const Tokenizer* tokenizer, std::int32_t eos, const EngineOptions& options);
   ~Engine();
 
   // Decodes rows until `next` gives none; false when `poll`, called before every macro-step, asked to stop by returning
-  // false (rows in flight are dropped). A row that needs more than the memory becomes an error.
+  // false (rows in flight are dropped). A row that needs more than the memory becomes an error. May be called again:
+  // caches and recorded steps stay.
   bool run(const std::function<std::optional<Row>()>& next, ResultSink& sink,
            const std::function<bool(const EngineStatistics&)>& poll);
 
@@ -87,11 +96,14 @@ class Engine {
  private:
   struct Job;     // a request and its samples
   struct Active;  // a sample in a slot
+  struct Step;    // rows of a macro-step whose results are not taken yet
+  struct Chunk;   // a chunk of a row whose latent is known
 
   std::int64_t tokens_needed(const Request& request) const;
   std::int64_t capacity_class(std::int64_t tokens) const;
   std::int64_t slots_for(std::int64_t max_tokens) const;
   std::int64_t waiting_samples() const;
+  void drop_rows();
   void read_rows(const std::function<std::optional<Row>()>& next);
   void rebuild();
   bool worth_draining() const;
@@ -99,14 +111,16 @@ class Engine {
   void expand_held();
   void start_sample(const std::shared_ptr<Job>& job, std::int64_t slot);
   void prefill(const std::vector<std::pair<std::int64_t, const Request*>>& prompts);
-  void hiergen_step(const std::vector<Active*>& rows);
+  // Queues a group of these rows; takes the results of the oldest one queued.
+  void queue_step(const std::vector<Active*>& rows);
+  void take_step();
+  void hiergen_round();
   void recgen_round();
-  void decode_chunks(std::span<Chunk> chunks, const ConstTensorView& conditioning);
+  void decode_chunks(std::span<Chunk> chunks, const ConstTensorView& latents);
   void retire();
   void finish(const Job& job);
   void update_statistics();
 
-  Context ctx_;
   DecoderSource source_;
   const Tokenizer* tokenizer_;
   std::int32_t eos_;
@@ -114,12 +128,16 @@ class Engine {
   ResultSink* sink_ = nullptr;
   EngineStatistics statistics_;
   std::int64_t finished_tokens_ = 0;
+  double stepping_seconds_ = 0;  // host time around steps
+  double host_prefill_seconds_ = 0;
+  double device_prefill_seconds_ = 0;  // of earlier decoders
 
   std::unique_ptr<IncrementalDecoder> decoder_;
   std::deque<std::shared_ptr<Job>> window_;  // read, not yet in a slot
   bool exhausted_ = false;
   bool draining_ = false;  // no admission until all slots are free, for caches of another size
   std::vector<Active> active_;
+  std::vector<Step> queued_;  // at most two
   std::vector<std::int64_t> free_slots_;
   // A request with more samples than there were free slots: its prompt waits, encoded, in a slot of its own (-1: only
   // one slot exists, the prompt is encoded anew for every sample).

@@ -77,7 +77,7 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
     }
   };
   DecodeProgress progress(total);
-  Engine engine(ctx, decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine);
+  Engine engine(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine);
   const bool done = engine.run(next, output, [&](const EngineStatistics& statistics) {
     progress.update(statistics, summary.num_resumed);
     return !stop_requested();

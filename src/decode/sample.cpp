@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "support/error.hpp"
+
 namespace photon {
 
 std::string_view name_of(FinishReason reason) {
@@ -21,13 +23,27 @@ std::string_view name_of(FinishReason reason) {
 Sample::Sample(const Request& request, std::int64_t index, const Tokenizer* tokenizer, std::int32_t eos)
     : request_(&request), index_(index), tokenizer_(tokenizer), eos_(eos), sequence_(request.prompt) {}
 
-SampleRow Sample::draw(std::int64_t position) const {
-  SampleRow row;
+RowDraw Sample::draw(std::int64_t position) const {
+  RowDraw row;
   row.options = request_->options.sampling;
   row.key = {request_->options.seed, request_->key, static_cast<std::uint64_t>(index_),
              static_cast<std::uint64_t>(position)};
-  row.seen = sequence_;
   return row;
+}
+
+std::int32_t Sample::forced(std::int64_t position) const {
+  if (position < prompt_length()) return request_->prompt[static_cast<std::size_t>(position)];
+  return position < request_->num_tokens() ? draw_token : 0;
+}
+
+void Sample::take(std::int64_t position, std::int32_t token, float logprob, bool keep_logprob) {
+  if (position < prompt_length() || finished()) return;
+  if (token == failed_token) {
+    return fail(error_message("the row's next token cannot be drawn",
+                              "its logits hold NaN or infinity, or no finite value",
+                              "check the model's weights and precision"));
+  }
+  accept(token, logprob, keep_logprob);
 }
 
 void Sample::accept(std::int32_t token, float logprob, bool keep_logprob) {

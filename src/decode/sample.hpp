@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "decode/request.hpp"
+#include "model/incremental.hpp"
 
 namespace photon {
 
@@ -36,8 +37,13 @@ class Sample {
   const std::string& failure() const { return failure_; }
   const Completion& completion() const { return completion_; }
 
-  // How to draw the token at `position` of the sequence; tokens seen are those of the sequence so far.
-  SampleRow draw(std::int64_t position) const;
+  // How to draw the token at `position` of the sequence.
+  RowDraw draw(std::int64_t position) const;
+  // What a step is told of it: the prompt's token, draw_token, or any token where the sequence will have ended.
+  std::int32_t forced(std::int64_t position) const;
+  // Takes the token at `position`, the next one of the sequence, unless it is the prompt's or the sample has finished.
+  // failed_token fails the sample.
+  void take(std::int64_t position, std::int32_t token, float logprob, bool keep_logprob);
   // Appends the next token of the sequence, unless finished, and sees whether the sample ends with it.
   void accept(std::int32_t token, float logprob, bool keep_logprob);
   void fail(const std::string& why) { failure_ = why; }

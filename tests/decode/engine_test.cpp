@@ -76,7 +76,7 @@ struct Outcome {
 Outcome decode(const std::vector<Request>& requests, const EngineOptions& options, const FakeShape& shape = {},
                std::int32_t eos = 257) {
   Outcome outcome;
-  Engine engine(Context{}, fake_source(outcome.log, shape), &bytes(), eos, options);
+  Engine engine(fake_source(outcome.log, shape), &bytes(), eos, options);
   std::size_t at = 0;
   const auto next = [&]() -> std::optional<Row> {
     if (at == requests.size()) return std::nullopt;
@@ -157,7 +157,8 @@ void expect_as_defined(const std::vector<Request>& requests, const Outcome& outc
 
 TEST(EngineTest, HierGenIsWhatTheDefinitionSaysForAnyBatchAndOrder) {
   std::map<std::string, Completion> known;
-  for (const FakeShape shape : {FakeShape{4, 2}, FakeShape{1, 1}, FakeShape{6, 3}}) {
+  for (const FakeShape shape :
+       {FakeShape{4, 2}, FakeShape{1, 1}, FakeShape{6, 3}, FakeShape{4, 2, true}, FakeShape{1, 1, true}}) {
     std::vector<Request> requests = varied_requests();
     for (const std::int64_t batch : {1, 3, 64}) {
       EngineOptions options;
@@ -259,7 +260,7 @@ TEST(EngineTest, MemoryBoundsTheBatchAndTooLongRowsAreErrors) {
 TEST(EngineTest, StopsWhenAskedTo) {
   const std::vector<Request> requests = varied_requests();
   FakeLog log;
-  Engine engine(Context{}, fake_source(log), &bytes(), 257, EngineOptions{});
+  Engine engine(fake_source(log), &bytes(), 257, EngineOptions{});
   Collected collected;
   std::size_t at = 0;
   int polls = 0;
@@ -300,25 +301,11 @@ TEST(EngineTest, RowsWithoutFiniteLogitsFailAlone) {
         if (std::count(prompts[i].begin(), prompts[i].end(), 'z') > 0) broken_.insert(slots[i]);
       }
     }
-    void step_group(std::span<const std::int64_t> slots, TokenChooser& chooser) override {
-      struct Spoil : TokenChooser {
-        TokenChooser& inner;
-        const std::vector<bool>& bad;
-        Spoil(TokenChooser& chooser_in, const std::vector<bool>& bad_in) : inner(chooser_in), bad(bad_in) {}
-        bool needs_logits(std::int64_t offset) override { return inner.needs_logits(offset); }
-        void choose(std::int64_t offset, const TensorView& logits, std::span<std::int32_t> tokens) override {
-          for (std::size_t i = 0; logits && i < bad.size(); ++i) {
-            if (!bad[i]) continue;
-            float* row = logits.host<float>() + static_cast<std::int64_t>(i) * fake_vocab;
-            std::fill(row, row + fake_vocab, std::nanf(""));
-          }
-          inner.choose(offset, logits, tokens);
-        }
-      };
-      std::vector<bool> bad;
-      for (const std::int64_t slot : slots) bad.push_back(broken_.contains(slot));
-      Spoil spoil(chooser, bad);
-      FakeDecoder::step_group(slots, spoil);
+
+   protected:
+    void group_logits(std::int64_t slot, std::span<const std::int32_t> tokens, float* logits) override {
+      FakeDecoder::group_logits(slot, tokens, logits);
+      if (broken_.contains(slot)) std::fill(logits, logits + fake_vocab, std::nanf(""));
     }
 
    private:
@@ -326,10 +313,10 @@ TEST(EngineTest, RowsWithoutFiniteLogitsFailAlone) {
   };
   FakeLog log;
   DecoderSource source = fake_source(log);
-  source.make = [&](std::int64_t slots, std::int64_t tokens) {
-    return std::make_unique<Broken>(FakeShape{}, slots, tokens, log);
+  source.make = [&](std::int64_t slots, std::int64_t tokens, const DecoderOptions& decoder_options) {
+    return std::make_unique<Broken>(FakeShape{}, slots, tokens, decoder_options, log);
   };
-  Engine engine(Context{}, source, &bytes(), -1, EngineOptions{});
+  Engine engine(source, &bytes(), -1, EngineOptions{});
   const std::vector<Request> requests{request("a", "abcd", options_of(5)), request("b", "abcz", options_of(5)),
                                       request("c", "abcde", options_of(5))};
   std::size_t at = 0;

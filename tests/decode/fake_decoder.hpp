@@ -19,6 +19,7 @@ inline constexpr std::int64_t fake_width = 4;
 struct FakeShape {
   std::int64_t group = 4;
   std::int64_t chunk = 2;
+  bool asynchronous = false;
 };
 
 inline std::uint64_t hash_tokens(std::span<const std::int32_t> tokens) {
@@ -66,8 +67,10 @@ struct FakeLog {
 
 class FakeDecoder : public IncrementalDecoder {
  public:
-  FakeDecoder(const FakeShape& shape, std::int64_t num_slots, std::int64_t max_tokens, FakeLog& log)
+  FakeDecoder(const FakeShape& shape, std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options,
+              FakeLog& log)
       : shape_(shape),
+        options_(options),
         max_tokens_((max_tokens + shape.group - 1) / shape.group * shape.group),
         log_(log),
         slots_(static_cast<std::size_t>(num_slots)) {
@@ -99,41 +102,57 @@ class FakeDecoder : public IncrementalDecoder {
     }
   }
 
-  void step_group(std::span<const std::int64_t> slots, TokenChooser& chooser) override {
-    expect_different(slots);
-    record(slots);
-    for (const std::int64_t slot : slots) {
+  // Like a device: results wait until they are taken.
+  void step_group(const GroupStep& step) override {
+    expect_different(step.slots);
+    record(step.slots);
+    const std::size_t n = step.slots.size();
+    const auto group = static_cast<std::size_t>(shape_.group);
+    PHOTON_EXPECT(step.forced.size() == n * group && step.draws.size() == n, "a step's sizes");
+    for (const std::int64_t slot : step.slots) {
       PHOTON_EXPECT(!at(slot).coarse && length(slot) + shape_.group <= max_tokens_, "slot is full, or coarse");
     }
-    const std::size_t n = slots.size();
-    std::vector<std::int32_t> chosen(n);
-    for (std::int64_t offset = 0; offset < shape_.group; ++offset) {
-      Tensor logits;
-      if (chooser.needs_logits(offset)) {
-        logits = Tensor(Space::host, DType::f32, {static_cast<std::int64_t>(n), fake_vocab});
-        for (std::size_t i = 0; i < n; ++i) {
-          fake_logits(hash_tokens(at(slots[i]).tokens),
-                      logits.host<float>() + static_cast<std::int64_t>(i) * fake_vocab);
-        }
-      } else {
-        ++log_.num_skipped_heads;
-      }
-      chooser.choose(offset, logits.view(), chosen);
+    StepResult result;
+    result.num_tokens = shape_.group;
+    result.tokens.resize(n * group);
+    result.logprobs.resize(options_.logprobs ? n * group : 0);
+    for (std::size_t t = 0; t < group; ++t) {
+      bool draws = false;
       for (std::size_t i = 0; i < n; ++i) {
-        PHOTON_EXPECT(chosen[i] >= 0 && chosen[i] < fake_vocab, "token {}", chosen[i]);
-        at(slots[i]).tokens.push_back(chosen[i]);
+        Slot& slot = at(step.slots[i]);
+        std::int32_t token = step.forced[i * group + t];
+        float logprob = 0;
+        if (token == draw_token) {
+          draws = true;
+          std::vector<float> logits(static_cast<std::size_t>(fake_vocab));
+          group_logits(step.slots[i], slot.tokens, logits.data());
+          token = draw(logits, step.draws[i], static_cast<std::int64_t>(t), slot.tokens, logprob);
+        }
+        slot.tokens.push_back(token == failed_token ? 0 : token);
+        result.tokens[i * group + t] = token;
+        if (options_.logprobs) result.logprobs[i * group + t] = logprob;
       }
+      if (!draws) ++log_.num_skipped_heads;
     }
-    for (const std::int64_t slot : slots) at(slot).length += shape_.group;
+    for (const std::int64_t slot : step.slots) at(slot).length += shape_.group;
+    queued_.push_back(std::move(result));
+    PHOTON_EXPECT(queued_.size() <= 2, "{} steps under way", queued_.size());
   }
+  StepResult take_step() override {
+    PHOTON_EXPECT(!queued_.empty(), "no step to take");
+    StepResult result = std::move(queued_.front());
+    queued_.erase(queued_.begin());
+    return result;
+  }
+  bool asynchronous() const override { return shape_.asynchronous; }
 
-  Tensor roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override {
+  ConstTensorView roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override {
     expect_different(slots);
     record(slots);
     PHOTON_EXPECT(num_groups >= 1, "no groups");
     const std::int64_t chunks = num_groups * shape_.group / shape_.chunk;
-    Tensor out(Space::host, DType::f32, {static_cast<std::int64_t>(slots.size()), chunks, fake_width});
-    float* to = out.host<float>();
+    rolled_ = Tensor(Space::host, DType::f32, {static_cast<std::int64_t>(slots.size()), chunks, fake_width});
+    float* to = rolled_.host<float>();
     for (const std::int64_t s : slots) {
       Slot& slot = at(s);
       slot.coarse = true;
@@ -142,34 +161,65 @@ class FakeDecoder : public IncrementalDecoder {
         std::copy(latent.begin(), latent.end(), to);
       }
       slot.length += num_groups * shape_.group;
+      slot.seen.resize(static_cast<std::size_t>(slot.length));
       PHOTON_EXPECT(slot.length <= max_tokens_, "slot is full");
     }
-    return out;
+    return rolled_;
   }
 
-  void decode_chunks(const ConstTensorView& conditioning, TokenChooser& chooser) override {
-    const std::int64_t m = conditioning.size(0);
-    log_.max_chunks = std::max(log_.max_chunks, m);
-    std::vector<std::vector<std::int32_t>> tokens(static_cast<std::size_t>(m));
-    std::vector<std::int32_t> chosen(static_cast<std::size_t>(m));
-    for (std::int64_t offset = 0; offset < shape_.chunk; ++offset) {
-      Tensor logits(Space::host, DType::f32, {m, fake_vocab});
-      for (std::int64_t i = 0; i < m; ++i) {
-        fake_logits(hash_chunk(conditioning.host<float>() + i * fake_width, tokens[static_cast<std::size_t>(i)]),
-                    logits.host<float>() + i * fake_vocab);
+  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override {
+    const std::size_t m = step.slots.size();
+    log_.max_chunks = std::max(log_.max_chunks, static_cast<std::int64_t>(m));
+    StepResult result;
+    result.num_tokens = shape_.chunk;
+    for (std::size_t i = 0; i < m; ++i) {
+      Slot& slot = at(step.slots[i]);
+      if (slot.seen.size() < slot.tokens.size()) slot.seen.resize(slot.tokens.size());
+      std::copy(slot.tokens.begin(), slot.tokens.end(), slot.seen.begin());
+      const auto position = static_cast<std::int64_t>(step.draws[i].key.position);
+      std::vector<std::int32_t> tokens;
+      for (std::int64_t t = 0; t < shape_.chunk; ++t) {
+        std::vector<float> logits(static_cast<std::size_t>(fake_vocab));
+        fake_logits(hash_chunk(latents.host<float>() + step.latents[i] * fake_width, tokens), logits.data());
+        float logprob = 0;
+        tokens.push_back(draw(logits, step.draws[i], t,
+                              std::span(slot.seen).first(static_cast<std::size_t>(position + t)), logprob));
+        slot.seen[static_cast<std::size_t>(position + t)] = tokens.back();
+        if (options_.logprobs) result.logprobs.push_back(logprob);
       }
-      PHOTON_EXPECT(chooser.needs_logits(offset), "nothing to draw");
-      chooser.choose(offset, logits.view(), chosen);
-      for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i].push_back(chosen[i]);
+      result.tokens.insert(result.tokens.end(), tokens.begin(), tokens.end());
     }
+    return result;
+  }
+
+ protected:
+  virtual void group_logits(std::int64_t slot, std::span<const std::int32_t> tokens, float* logits) {
+    (void)slot;
+    fake_logits(hash_tokens(tokens), logits);
   }
 
  private:
   struct Slot {
-    std::vector<std::int32_t> tokens;
+    std::vector<std::int32_t> tokens;  // before the coarse stream took over
+    std::vector<std::int32_t> seen;    // by position, chunks included
     std::int64_t length = 0;
     bool coarse = false;
   };
+
+  std::int32_t draw(std::vector<float>& logits, const RowDraw& how, std::int64_t offset,
+                    std::span<const std::int32_t> seen, float& logprob) const {
+    SampleRow row{how.options, how.key, seen};
+    row.key.position += static_cast<std::uint64_t>(offset);
+    PHOTON_EXPECT(row.key.position == seen.size(), "a token drawn at {} after {}", row.key.position, seen.size());
+    std::int32_t token = failed_token;
+    try {
+      sample(Context{}, host_view(logits.data(), {1, fake_vocab}), {&row, 1}, host_view(&token, {1}),
+             host_view(&logprob, {1}));
+    } catch (const InputError&) {
+      token = failed_token;
+    }
+    return token;
+  }
 
   Slot& at(std::int64_t slot) { return slots_.at(static_cast<std::size_t>(slot)); }
   const Slot& at(std::int64_t slot) const { return slots_.at(static_cast<std::size_t>(slot)); }
@@ -184,9 +234,12 @@ class FakeDecoder : public IncrementalDecoder {
   }
 
   FakeShape shape_;
+  DecoderOptions options_;
   std::int64_t max_tokens_;
   FakeLog& log_;
   std::vector<Slot> slots_;
+  std::vector<StepResult> queued_;
+  Tensor rolled_;
 };
 
 // A slot of t tokens takes t bytes.
@@ -195,8 +248,8 @@ inline DecoderSource fake_source(FakeLog& log, const FakeShape& shape = {}) {
   source.group_tokens = shape.group;
   source.chunk_tokens = shape.chunk;
   source.slot_bytes = [](std::int64_t max_tokens) { return max_tokens; };
-  source.make = [&log, shape](std::int64_t num_slots, std::int64_t max_tokens) {
-    return std::make_unique<FakeDecoder>(shape, num_slots, max_tokens, log);
+  source.make = [&log, shape](std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options) {
+    return std::make_unique<FakeDecoder>(shape, num_slots, max_tokens, options, log);
   };
   return source;
 }

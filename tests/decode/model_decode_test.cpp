@@ -3,69 +3,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
-#include "../model/shapes.hpp"
-#include "decode/engine.hpp"
 #include "kernels/head_loss.hpp"
 #include "model/incremental.hpp"
+#include "model_runs.hpp"
 
 namespace photon {
 namespace {
 
-struct Results : ResultSink {
-  std::map<std::string, std::vector<Completion>> rows;
-  void result(const Result& result) override { rows[result.id] = result.samples; }
-  void error(const RowError& error) override { ADD_FAILURE() << error.id << ": " << error.message; }
-};
-
-Context deterministic() {
-  Context ctx;
-  ctx.numerics = Numerics::deterministic;
-  return ctx;
-}
-
-std::vector<Request> requests(const ModelConfig& config, double temperature, double penalty = 1.0) {
-  std::vector<Request> made;
-  for (int i = 0; i < 9; ++i) {
-    Request request;
-    request.id = std::to_string(i);
-    request.key = hash_name(request.id);
-    const testing::TokenBatch prompt(1, (i * 5) % 22, config.vocab_size, static_cast<std::uint64_t>(i));
-    request.prompt = prompt.ids;
-    request.options.max_new_tokens = 1 + (i * 11) % 27;
-    request.options.sampling.temperature = temperature;
-    request.options.sampling.repetition_penalty = i % 3 == 0 ? penalty : 1.0;
-    made.push_back(request);
-  }
-  return made;
-}
-
-std::map<std::string, std::vector<Completion>> decode(Model& model, const std::vector<Request>& rows,
-                                                      const EngineOptions& options, std::int32_t eos = -1) {
-  const Context ctx = deterministic();
-  Engine engine(ctx, decoder_source(model, ctx), nullptr, eos, options);
-  Results results;
-  std::size_t at = 0;
-  engine.run([&]() { return at < rows.size() ? std::optional<Row>(rows[at++]) : std::nullopt; }, results,
-             [](const EngineStatistics&) { return true; });
-  EXPECT_EQ(results.rows.size(), rows.size());
-  return results.rows;
-}
-
-void expect_same(const std::map<std::string, std::vector<Completion>>& a,
-                 const std::map<std::string, std::vector<Completion>>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (const auto& [id, samples] : a) {
-    const auto& others = b.at(id);
-    ASSERT_EQ(samples.size(), others.size());
-    for (std::size_t i = 0; i < samples.size(); ++i) {
-      EXPECT_EQ(samples[i].tokens, others[i].tokens) << id;
-      EXPECT_EQ(samples[i].logprobs, others[i].logprobs) << id;  // bit for bit
-      EXPECT_EQ(samples[i].finish, others[i].finish) << id;
-    }
-  }
-}
+using testing::decode;
+using testing::deterministic;
+using testing::expect_same;
+using testing::requests;
 
 class ModelDecodeTest : public ::testing::TestWithParam<testing::NamedConfig> {};
 class RecGenDecodeTest : public ::testing::TestWithParam<testing::NamedConfig> {};

@@ -1,0 +1,39 @@
+// Where a model computes: the host or a GPU, in which precision, with the stream and the workspace that ops need there.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "config/model_config.hpp"
+#include "tensor/context.hpp"
+
+namespace photon {
+
+class Place {
+ public:
+  // device: "auto" (the GPU where this build and machine have one) | "cpu" | "cuda"; precision: "auto" (bf16 on a GPU,
+  // fp32 on the host) | "fp32" | "bf16". Errors: InputError for words unknown, a GPU that is not there, and bf16 on the
+  // host.
+  Place(const std::string& device, const std::string& precision, Numerics numerics);
+  ~Place();
+  Place(const Place&) = delete;
+  Place& operator=(const Place&) = delete;
+
+  const Context& context() const { return context_; }
+  Space space() const { return context_.space; }
+  DType dtype() const { return dtype_; }
+  std::string device_name() const;  // "cpu", or the GPU's name
+  const char* precision_name() const { return dtype_ == DType::bf16 ? "bf16" : "fp32"; }
+
+ private:
+  Context context_;
+  DType dtype_ = DType::f32;
+  Arena scratch_;
+};
+
+// Memory that caches may take at `place` once the model is there, bytes: on the host half of what is free, on a GPU
+// what is free but for what encoding prompts and, in RecGen, a call's chunks need beside them.
+std::int64_t cache_memory(const Place& place, const ModelConfig& config, bool recgen);
+
+}  // namespace photon
