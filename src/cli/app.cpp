@@ -59,6 +59,7 @@ constexpr std::array commands{
             "photon import --input llama --output model", add_import},
     Command{"Measuring", "plan", "predict what a layout does on a cluster",
             "photon plan --config configs/train/quickstart.yaml --cluster configs/cluster/four-h100.yaml", add_plan},
+    Command{"Measuring", "report", "show a run, or several, as one HTML page", "photon report runs/first", add_report},
     Command{"Measuring", "bench", "measure the speed of this machine", "photon bench train --preset photon-60m",
             add_bench},
 };

@@ -20,6 +20,7 @@ void add_verify(CLI::App& app);
 void add_export(CLI::App& app);
 void add_import(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_report(CLI::App& app);
 void add_bench(CLI::App& app);
 
 }  // namespace photon::cli

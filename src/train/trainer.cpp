@@ -232,6 +232,7 @@ void Trainer::update(Step& step) {
 void Trainer::finish_record(Step& step) {
   if (step.recorded) return;
   step.recorded = true;
+  const auto measure = clock_.measure("record", Activity::other);
   if (world_.size() > 1) step.record.ranks = clock_.gather(world_.all());
   if (metrics_) {
     try {
