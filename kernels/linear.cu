@@ -1,11 +1,14 @@
 // The CUDA bodies of linear.hpp.
 #include "kernels/cuda/blas.hpp"
+#include "kernels/cuda/gemv.hpp"
 #include "kernels/linear.hpp"
 
 namespace photon::cuda {
 
 void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
                     Write write) {
+  // Not in deterministic mode: more rows go to cuBLASLt, which adds in another order.
+  if (ctx.numerics == Numerics::tuned && gemv_fits(x, w, y)) return gemv_forward(ctx, x, w, y, write);
   multiply(ctx, {.a = x,
                  .b = w,
                  .b_transposed = true,

@@ -1,4 +1,6 @@
-// Matrix products by cuBLASLt, with algorithms that are chosen once a shape.
+// Matrix products by cuBLASLt. The algorithm is chosen once for each class of shapes: in tuned mode by measurement
+// (product_choices.hpp), in deterministic mode by the library's first heuristic, which is a fixed function of the
+// shape.
 #pragma once
 
 #include "kernels/linear.hpp"
@@ -9,7 +11,7 @@ namespace photon::cuda {
 // A row-major matrix product c = a b (+ c): a [M, K] or transposed [K, M], b [K, N] or transposed [N, K], c [M, N];
 // rows may be strided. a and b share a dtype (f32 or bf16), c is f32 or that; sums are float32, never tf32.
 // row_independent: the algorithm is chosen without looking at M, so that the bits of a row of c do not depend on how
-// many rows stand beside it.
+// many rows stand beside it; nothing is measured then.
 struct Product {
   ConstTensorView a;
   bool a_transposed = false;
@@ -21,5 +23,25 @@ struct Product {
 };
 
 void multiply(const Context& ctx, const Product& product);
+
+// The 8-bit float formats, held in u8 tensors.
+enum class Float8 { e4m3, e5m2 };
+
+// c = (a b^T) * a_scale * b_scale (+ c) of 8-bit floats: a u8 [M, K], b u8 [N, K], c bf16 or f32 [M, N]; K a multiple
+// of 16, rows 16-byte aligned. The scales are f32 [1] on the device. At most one operand is e5m2. `fast` lets the
+// tensor cores keep fewer bits between partial sums: good enough for a forward pass. Needs sm_89 or later.
+struct Product8 {
+  ConstTensorView a;
+  Float8 a_format = Float8::e4m3;
+  ConstTensorView a_scale;
+  ConstTensorView b;
+  Float8 b_format = Float8::e4m3;
+  ConstTensorView b_scale;
+  TensorView c;
+  Write write = Write::replace;
+  bool fast = false;
+};
+
+void multiply(const Context& ctx, const Product8& product);
 
 }  // namespace photon::cuda

@@ -124,6 +124,15 @@ __device__ inline T from_f32(float x) {
   }
 }
 
+// A pair of elements half a head apart, turned by an angle: written with explicit roundings, so that every kernel that
+// rotates gives the same bits.
+__device__ inline float rotated_low(float low, float high, float cosine, float sine) {
+  return __fmaf_rn(low, cosine, -__fmul_rn(high, sine));
+}
+__device__ inline float rotated_high(float low, float high, float cosine, float sine) {
+  return __fmaf_rn(high, cosine, __fmul_rn(low, sine));
+}
+
 // N neighbouring elements, read and written in one access.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
@@ -139,6 +148,23 @@ __device__ inline Pack<T, N> load_pack(const T* from) {
 template <class T, int N>
 __device__ inline void store_pack(T* to, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+// Eight bf16 elements, read past the first-level cache: nobody else of this multiprocessor will ask for them.
+__device__ inline uint4 load_once(const bf16* from) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from));
+  return x;
+}
+__device__ inline void unpack(const uint4& from, float (&to)[8]) {
+  const unsigned words[4] = {from.x, from.y, from.z, from.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to[2 * i] = __uint_as_float(words[i] << 16);
+    to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000U);
+  }
 }
 
 // Whether rows of `view` (all but the last dim) may be read in 16-byte packs.
