@@ -1,7 +1,9 @@
 // The CUDA bodies of attention_step.hpp. Local decoders: a warp a (row, key head) rotates, appends
-// and attends in one kernel. Others: one kernel rotates and appends, then cache_attention.
+// and attends in one kernel. One new bf16 position: cuda/cache_rows.hpp. Others: one kernel rotates and appends, then
+// cache_attention.
 #include "kernels/attention_step.hpp"
 #include "kernels/cache_attention.hpp"
+#include "kernels/cuda/cache_rows.hpp"
 #include "kernels/cuda/common.cuh"
 
 namespace photon::cuda {
@@ -243,6 +245,9 @@ void attention_step(const Context& ctx, const RopeTable& table, const AttentionS
     });
     PHOTON_CUDA_CHECK(cudaGetLastError());
     return;
+  }
+  if (s.k.size(1) == 1 && packed && head_width % 16 == 0 && cache_rows_fit(s.q, s.cache_k, s.cache_v, s.out)) {
+    return cache_rows_step(ctx, table, s);
   }
   const std::int64_t half = head_width / 2;
   with_float_type(s.q.dtype(), [&]<class T>(T) {

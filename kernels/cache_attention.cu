@@ -1,6 +1,8 @@
-// The CUDA bodies of cache_attention.hpp. Attention: a block a (row, position, query head), whose warps share out the
-// cached positions; a lane holds every 32nd element of a head.
+// The CUDA bodies of cache_attention.hpp. bf16 heads are attended by cuda/cache_rows.hpp. Here, for f32 and odd widths:
+// a block a (row, position, query head), whose warps share out the cached positions; a lane holds every 32nd element of
+// a head.
 #include "kernels/cache_attention.hpp"
+#include "kernels/cuda/cache_rows.hpp"
 #include "kernels/cuda/common.cuh"
 
 namespace photon::cuda {
@@ -123,6 +125,9 @@ void cache_attention(const Context& ctx, const ConstTensorView& q, const ConstTe
                      const ConstTensorView& cache_v, const ConstTensorView& slot, const ConstTensorView& first,
                      std::int64_t window, const TensorView& out) {
   if (q.numel() == 0) return;
+  if (cache_rows_fit(q, cache_k, cache_v, out)) {
+    return cache_rows_attention(ctx, q, cache_k, cache_v, slot, first, window, out);
+  }
   const std::int64_t head_width = q.size(3);
   PHOTON_EXPECT(head_width <= max_head_width, "attention on a GPU with heads of width {} (at most {})", head_width,
                 max_head_width);

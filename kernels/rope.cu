@@ -28,8 +28,8 @@ __global__ void rope_kernel(const float* __restrict__ cosines, const float* __re
       const float s = sign * sines[angle + j];
       const float a = to_f32(low.v[j]);
       const float b = to_f32(high.v[j]);
-      low.v[j] = from_f32<T>(a * c - b * s);
-      high.v[j] = from_f32<T>(b * c + a * s);
+      low.v[j] = from_f32<T>(rotated_low(a, b, c, s));
+      high.v[j] = from_f32<T>(rotated_high(a, b, c, s));
     }
     store_pack(head, low);
     store_pack(head + half, high);

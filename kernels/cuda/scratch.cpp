@@ -15,12 +15,20 @@ std::int64_t scratch_bytes(const ScratchLimits& l) {
   std::int64_t bytes = Arena::footprint(DType::f64, square_sum_blocks) + total;
   bytes = std::max(bytes, Arena::footprint(DType::f32, std::min(l.rows, norm_backward_blocks) * l.width));
   std::int64_t attention = Arena::footprint(DType::f32, l.attention_rows);
-  if (l.dtype == DType::bf16 && flash_width(l.attention_width)) {
-    const std::int64_t tiles = l.attention_rows / flash_query_tile + l.attention_streams;  // the last one of each whole
-    attention += Arena::footprint(DType::f32, tiles * flash_query_tile * l.attention_width) +
-                 Arena::footprint(DType::i32, tiles * flash_turns + 1);
+  // A caller that names only the rows gets room for the widest heads, and for streams of one tile.
+  const std::int64_t width = l.attention_width > 0 ? l.attention_width : 128;
+  if (l.dtype == DType::bf16 && flash_width(width) && l.attention_rows > 0) {
+    const std::int64_t streams =
+        l.attention_streams > 0 ? l.attention_streams : l.attention_rows / flash_query_tile + 1;
+    const std::int64_t tiles = l.attention_rows / flash_query_tile + streams;  // the last one of each whole
+    attention = Arena::footprint(DType::f32, 2 * l.attention_rows) +
+                Arena::footprint(DType::f32, tiles * flash_query_tile * width) +
+                Arena::footprint(DType::i32, tiles * flash_turns + 1);
   }
   bytes = std::max(bytes, attention);
+  if (l.dtype == DType::bf16 && l.cache_capacity > 0) {
+    bytes = std::max(bytes, cache_rows_scratch(l.cache_capacity, l.cache_width));
+  }
   bytes = std::max(bytes, 3 * Arena::footprint(DType::i32, l.rows) + sort_footprint(l.rows));
   bytes = std::max(bytes, Arena::footprint(DType::f64, l.rows) + total);
   if (l.vocabulary == 0) return bytes;

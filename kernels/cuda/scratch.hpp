@@ -16,6 +16,8 @@ struct ScratchLimits {
   std::int64_t attention_rows = 0;     // B * N * Hq of a stream attention's backward pass
   std::int64_t attention_streams = 0;  // B * Hq of it
   std::int64_t attention_width = 0;    // hd of it
+  std::int64_t cache_capacity = 0;     // of the largest key/value cache
+  std::int64_t cache_width = 0;        // its hd
   std::int64_t sampled_rows = 0;
   std::int64_t seen_tokens = 0;  // over all sampled rows of a call
 };
@@ -37,6 +39,16 @@ inline bool flash_width(std::int64_t head_width) {
 }
 inline constexpr std::int64_t flash_query_tile = 64;
 inline constexpr std::int64_t flash_turns = 8;  // counters a tile
+
+// Positions of a cache that are swept before their result is merged into the row's; and how many (row, key head, tile
+// of queries) there must be for a block to sweep all of one's chunks: 4 a multiprocessor of an H100, everywhere.
+inline constexpr int cache_rows_chunk = 256;
+inline constexpr std::int64_t cache_rows_split_below = 528;
+// Bytes that split problems take: so many of them, with up to 8 queries and 128 elements each.
+inline std::int64_t cache_rows_scratch(std::int64_t capacity, std::int64_t head_width) {
+  const std::int64_t chunks = (capacity + cache_rows_chunk - 1) / cache_rows_chunk;
+  return Arena::footprint(DType::f32, cache_rows_split_below * chunks * 8 * ((head_width <= 64 ? 64 : 128) + 2));
+}
 
 // Rows whose logits exist at a time in the head's loss: 128 MiB of float32.
 inline std::int64_t head_loss_rows(std::int64_t rows, std::int64_t vocabulary) {
