@@ -1,20 +1,16 @@
-// A block a (128 keys, key head) walks the queries that see them, 64 at a time: dk and dv stay in its registers. dq is
-// summed over the blocks in order of descending keys: each block waits for its predecessor's part of a tile, adds its
-// own and passes it on, the last one writes dq. Blocks take their work in that order, so whoever is waited for has
-// started; it has also visited the tile two steps earlier, so nobody waits long.
-#include "kernels/cuda/flash.cuh"
-#include "kernels/cuda/scratch.hpp"
+// A block a (128 keys, key head) walks the queries that see them, 64 at a time: dk and dv stay in its registers, dq
+// goes from block to block (flash_relay.cuh).
+#include "kernels/cuda/flash_relay.cuh"
 
 namespace photon::cuda {
 namespace {
 
 using namespace flash;
 
-constexpr int threads = 256;
-constexpr int num_warps = threads / warp_width;
-constexpr int keys = 128;
-constexpr int rows = flash_query_tile;
-static_assert(num_warps == flash_turns);
+constexpr int threads = backward_threads;
+constexpr int num_warps = backward_warps;
+constexpr int keys = backward_keys;
+constexpr int rows = backward_rows;
 
 // How the warps share out a product: each takes 32 rows of it.
 struct Warps {
@@ -35,40 +31,16 @@ struct Shared {
   static constexpr int key_tile = keys * Width * 2;
   static constexpr int query_tile = rows * Width * 2;
   static constexpr int score_tile = rows * keys * 2;
-  static constexpr int statistics = rows * 4;
+  static constexpr int statistics_tile = rows * sizeof(Statistics);
   static constexpr int k = 0;
   static constexpr int v = k + key_tile;
   static constexpr int q = v + key_tile;              // two stages
   static constexpr int dout = q + 2 * query_tile;     // two stages
   static constexpr int p = dout + 2 * query_tile;     // probabilities
   static constexpr int ds = p + score_tile;           // d loss / d score
-  static constexpr int lse = ds + score_tile;         // two stages
-  static constexpr int delta = lse + 2 * statistics;  // two stages
-  static constexpr int bytes = delta + 2 * statistics;
+  static constexpr int statistics = ds + score_tile;  // two stages
+  static constexpr int bytes = statistics + 2 * statistics_tile;
 };
-
-// How far dq has come, between blocks.
-struct Relay {
-  float* sums;  // [B * Hq, query tiles, warps, a lane's float4s, lanes, 4]
-  int* turns;   // [B * Hq, query tiles, warps]: blocks that have added their part
-  int* ticket;  // the next piece of work
-};
-
-__device__ inline void wait_for_turn(const int* turn, int rank) {
-  if (threadIdx.x % warp_width == 0) {
-    int seen = 0;
-    do {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(turn) : "memory");
-    } while (seen != rank);
-  }
-  __syncwarp();
-}
-__device__ inline void pass_turn(int* turn, int rank) {
-  __syncwarp();
-  if (threadIdx.x % warp_width == 0) {
-    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank) : "memory");
-  }
-}
 
 template <int Across, int Down>
 __device__ void store_scores(mma::Tile<keys> to, Warps part, const mma::Sum<Across, Down>& x) {
@@ -115,11 +87,9 @@ __device__ void score(unsigned base, int stage, int first_row, int first_key, co
         const int row = part.row + 16 * i + 8 * half + lane / 4;
         float lse;
         float delta;
-        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(base + At::lse + stage * At::statistics + row * 4));
-        asm volatile("ld.shared.f32 %0, [%1];"
-                     : "=f"(delta)
-                     : "r"(base + At::delta + stage * At::statistics + row * 4));
-        lse *= static_cast<float>(1.0 / ln2);
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                     : "=f"(lse), "=f"(delta)
+                     : "r"(base + At::statistics + stage * At::statistics_tile + row * 8));
 #pragma unroll
         for (int j = 0; j < 2 * down; ++j) {
 #pragma unroll
@@ -135,56 +105,6 @@ __device__ void score(unsigned base, int stage, int first_row, int first_key, co
   store_scores<2, down>({base + At::p}, part, p);
   store_scores<2, down>({base + At::ds}, part, dp);
 }
-
-// Adds this block's part of dq for one tile of queries; see Relay.
-template <int Width>
-struct QueryGradient {
-  static constexpr int down = warp_columns<rows, Width> / 16;
-  mma::Sum<2, down> sum;
-
-  __device__ void start(const float* from, bool first) {
-    mma::clear<2, down>(sum);
-    if (first) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < 2 * down; ++j) {
-        const float4 x =
-            __ldcg(reinterpret_cast<const float4*>(from) + (i * 2 * down + j) * warp_width + threadIdx.x % warp_width);
-        sum[i][j][0] = x.x;
-        sum[i][j][1] = x.y;
-        sum[i][j][2] = x.z;
-        sum[i][j][3] = x.w;
-      }
-    }
-  }
-  __device__ void pass_on(float* to) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < 2 * down; ++j) {
-        __stcg(reinterpret_cast<float4*>(to) + (i * 2 * down + j) * warp_width + threadIdx.x % warp_width,
-               make_float4(sum[i][j][0], sum[i][j][1], sum[i][j][2], sum[i][j][3]));
-      }
-    }
-  }
-  __device__ void finish(bf16* __restrict__ to, std::int64_t stride, int first_row, Warps part, const Sizes& s) {
-    const int lane = static_cast<int>(threadIdx.x) % warp_width;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = first_row + part.row + 16 * i + 8 * half + lane / 4;
-        if (row >= s.positions) continue;
-#pragma unroll
-        for (int j = 0; j < 2 * down; ++j) {
-          *reinterpret_cast<unsigned*>(to + row * stride + part.column + 8 * j + lane % 4 * 2) =
-              mma::pack(sum[i][j][2 * half] * s.scale, sum[i][j][2 * half + 1] * s.scale);
-        }
-      }
-    }
-  }
-};
 
 // Writes a product of [keys, Width], shared out among the warps, by way of a tile in shared memory.
 template <int Width>
@@ -217,53 +137,42 @@ __device__ void write_rows(unsigned char* shared, int tile, const mma::Sum<2, wa
 }
 
 template <int Width>
-__global__ void __launch_bounds__(threads, 1)
-    backward_kernel(Heads<const bf16> q, Heads<const bf16> k, Heads<const bf16> v, Heads<const bf16> dout,
-                    const float* __restrict__ lse, const float* __restrict__ delta, Heads<bf16> dq, Heads<bf16> dk,
-                    Heads<bf16> dv, Relay relay, int num_key_heads, Sizes s) {
+__global__ void __launch_bounds__(threads, 1) backward_kernel(Backward a) {
   using At = Shared<Width>;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ int own_ticket;
+  const Sizes& s = a.s;
   const unsigned base = mma::shared_address(shared);
-  const int warp = static_cast<int>(threadIdx.x) / warp_width;
-  if (threadIdx.x == 0) own_ticket = atomicAdd(relay.ticket, 1);
+  if (threadIdx.x == 0) own_ticket = atomicAdd(a.relay.ticket, 1);
   __syncthreads();
-  const int key_tiles = (s.positions + keys - 1) / keys;
-  const int query_tiles = (s.positions + rows - 1) / rows;
-  const int key_tile = key_tiles - 1 - own_ticket % key_tiles;
-  const int kh = own_ticket / key_tiles % num_key_heads;
-  const int b = own_ticket / key_tiles / num_key_heads;
-  const int num_heads = num_key_heads * s.heads_a_key;
-  const int first_key = key_tile * keys;
-  // The queries that see any of these keys.
-  const int first_tile = first_key / rows;
-  const int last_query = s.window > 0 ? min(s.positions - 1, first_key + keys - 2 + s.window) : s.positions - 1;
-  const int a_head = last_query / rows - first_tile + 1;
-  const int num_steps = a_head * s.heads_a_key;
+  const Work work(own_ticket, a.num_key_heads, s);
+  const int num_steps = work.a_head * s.heads_a_key;
 
   const auto load = [&](int step) {
-    const int h = kh * s.heads_a_key + step / a_head;
-    const int first = (first_tile + step % a_head) * rows;
+    const int h = work.head(step, s);
+    const int first = work.tile(step) * rows;
     const int stage = step & 1;
-    mma::load_rows<rows, Width, threads>({base + At::q + stage * At::query_tile}, q.at(b, h), q.position, first,
-                                         s.positions);
-    mma::load_rows<rows, Width, threads>({base + At::dout + stage * At::query_tile}, dout.at(b, h), dout.position,
+    mma::load_rows<rows, Width, threads>({base + At::q + stage * At::query_tile}, a.q.at(work.b, h), a.q.position,
                                          first, s.positions);
-    if (threadIdx.x < 2 * rows) {
-      const int row = static_cast<int>(threadIdx.x) % rows;
-      const bool is_lse = threadIdx.x < rows;
-      const bool inside = first + row < s.positions;
-      const float* const from = (is_lse ? lse : delta) + (std::int64_t{b} * num_heads + h) * s.positions;
-      mma::copy_word(base + (is_lse ? At::lse : At::delta) + stage * At::statistics + row * 4,
-                     inside ? from + first + row : from, inside);
+    mma::load_rows<rows, Width, threads>({base + At::dout + stage * At::query_tile}, a.dout.at(work.b, h),
+                                         a.dout.position, first, s.positions);
+    if (threadIdx.x < rows) {
+      const int row = first + static_cast<int>(threadIdx.x);
+      const bool inside = row < s.positions;
+      const Statistics* const from = a.statistics + (std::int64_t{work.b} * work.num_heads + h) * s.positions;
+      mma::copy_pair(base + At::statistics + stage * At::statistics_tile + threadIdx.x * 8, inside ? from + row : from,
+                     inside);
     }
   };
-  mma::load_rows<keys, Width, threads>({base + At::k}, k.at(b, kh), k.position, first_key, s.positions);
-  mma::load_rows<keys, Width, threads>({base + At::v}, v.at(b, kh), v.position, first_key, s.positions);
+  mma::load_rows<keys, Width, threads>({base + At::k}, a.k.at(work.b, work.kh), a.k.position, work.first_key,
+                                       s.positions);
+  mma::load_rows<keys, Width, threads>({base + At::v}, a.v.at(work.b, work.kh), a.v.position, work.first_key,
+                                       s.positions);
   load(0);
   mma::commit_copies();
 
   constexpr int down = warp_columns<keys, Width> / 16;
+  constexpr int query_down = warp_columns<rows, Width> / 16;
   const Warps own_keys = own_part<keys, Width>();
   const Warps own_queries = own_part<rows, Width>();
   mma::Sum<2, down> key_sum;
@@ -278,22 +187,21 @@ __global__ void __launch_bounds__(threads, 1)
     if (step + 1 < num_steps) load(step + 1);
     mma::commit_copies();
     const int stage = step & 1;
-    const int h = kh * s.heads_a_key + step / a_head;
-    const int tile = first_tile + step % a_head;
-    const int first_row = tile * rows;
-    score<Width>(base, stage, first_row, first_key, s);
+    const int h = work.head(step, s);
+    const int tile = work.tile(step);
+    score<Width>(base, stage, tile * rows, work.first_key, s);
     if (passed != nullptr) pass_turn(passed, passed_rank);  // by now the stores have arrived: this takes no time
     passed = nullptr;
     __syncthreads();
 
-    // Blocks add to this tile from the last keys it sees down to the first.
-    const int rank = min(first_row + rows - 1, s.positions - 1) / keys - key_tile;
-    const bool last = key_tile == (s.window > 0 ? max(0, first_row - s.window + 1) / keys : 0);
-    const std::int64_t place = ((std::int64_t{b} * num_heads + h) * query_tiles + tile) * num_warps + warp;
-    float* const sums = relay.sums + place * (rows * Width / num_warps);
-    if (rank > 0) wait_for_turn(relay.turns + place, rank);
-    QueryGradient<Width> query_gradient;
-    query_gradient.start(sums, rank == 0);
+    const int rank = work.rank(tile, s);
+    const std::int64_t place = work.place(h, tile);
+    float* const sums = a.relay.sums + place * (rows * Width / num_warps);
+    constexpr int half = rows * Width / num_warps / 2;
+    if (rank > 0) wait_for_turn(a.relay.turns + place, rank);
+    mma::Sum<2, query_down> query_sum;
+    receive(query_sum[0], sums, rank == 0);
+    receive(query_sum[1], sums + half, rank == 0);
     const mma::Tile<keys> p{base + At::p};
     const mma::Tile<keys> ds{base + At::ds};
     const mma::Tile<Width> queries{base + At::q + stage * At::query_tile};
@@ -302,27 +210,30 @@ __global__ void __launch_bounds__(threads, 1)
                                                                             own_keys.column);
     mma::add_product<2, down, rows, mma::Lies::crossed, mma::Lies::crossed>(key_sum, ds, own_keys.row, queries,
                                                                             own_keys.column);
-    mma::add_product<2, QueryGradient<Width>::down, keys, mma::Lies::along, mma::Lies::crossed>(
-        query_gradient.sum, ds, own_queries.row, mma::Tile<Width>{base + At::k}, own_queries.column);
-    if (last) {
-      query_gradient.finish(dq.at(b, h), dq.position, first_row, own_queries, s);
+    mma::add_product<2, query_down, keys, mma::Lies::along, mma::Lies::crossed>(
+        query_sum, ds, own_queries.row, mma::Tile<Width>{base + At::k}, own_queries.column);
+    if (work.last(tile, s)) {
+      const int first_row = tile * rows + own_queries.row;
+      finish(query_sum[0], a.dq.at(work.b, h), a.dq.position, first_row, own_queries.column, s);
+      finish(query_sum[1], a.dq.at(work.b, h), a.dq.position, first_row + 16, own_queries.column, s);
     } else {
-      query_gradient.pass_on(sums);
-      passed = relay.turns + place;
+      pass_on(query_sum[0], sums);
+      pass_on(query_sum[1], sums + half);
+      passed = a.relay.turns + place;
       passed_rank = rank + 1;
     }
   }
   if (passed != nullptr) pass_turn(passed, passed_rank);
   __syncthreads();
-  write_rows<Width>(shared, At::k, key_sum, s.scale, dk.at(b, kh), dk.position, first_key, s);
-  write_rows<Width>(shared, At::v, value_sum, 1.0F, dv.at(b, kh), dv.position, first_key, s);
+  write_rows<Width>(shared, At::k, key_sum, s.scale, a.dk.at(work.b, work.kh), a.dk.position, work.first_key, s);
+  write_rows<Width>(shared, At::v, value_sum, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, work.first_key, s);
 }
 
-// delta[b, h, n] = out . dout: Width / 8 lanes a row, rows in the order they lie in memory.
+// Width / 8 lanes a row, rows in the order they lie in memory.
 template <int Width>
 __global__ void __launch_bounds__(threads)
-    delta_kernel(Heads<const bf16> out, Heads<const bf16> dout, float* __restrict__ delta, int num_heads,
-                 std::int64_t num_rows, Sizes s) {
+    statistics_kernel(Heads<const bf16> out, Heads<const bf16> dout, const float* __restrict__ lse,
+                      Statistics* __restrict__ statistics, int num_heads, std::int64_t num_rows, Sizes s) {
   constexpr int lanes = Width / mma::chunk_elements;
   const std::int64_t row = (std::int64_t{blockIdx.x} * threads + threadIdx.x) / lanes;
   const int chunk = static_cast<int>(threadIdx.x) % lanes;
@@ -338,7 +249,9 @@ __global__ void __launch_bounds__(threads)
   const unsigned together = ((1U << lanes) - 1U) << (threadIdx.x % warp_width / lanes * lanes);
 #pragma unroll
   for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(together, sum, step);
-  if (chunk == 0) delta[(b * num_heads + h) * s.positions + n] = sum;
+  if (chunk != 0) return;
+  const std::int64_t to = (b * num_heads + h) * s.positions + n;
+  statistics[to] = {lse[to] * static_cast<float>(1.0 / ln2), sum};
 }
 
 template <int Width>
@@ -352,19 +265,30 @@ void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView&
   const std::int64_t num_blocks = q.size(0) * k.size(2) * ceil_div(q.size(1), keys);
   PHOTON_EXPECT(num_blocks < std::numeric_limits<int>::max(), "attention on a GPU over {}", q.shape().str());
   Workspace workspace(ctx);
-  auto* const delta = device_data<float>(workspace.take(DType::f32, {num_rows}));
+  auto* const statistics =
+      reinterpret_cast<Statistics*>(device_data<float>(workspace.take(DType::f32, {num_rows * 2})));
   auto* const sums = device_data<float>(workspace.take(DType::f32, {query_tiles * rows * Width}));
   const TensorView counters = workspace.take(DType::i32, {query_tiles * num_warps + 1});
   auto* const turns = device_data<std::int32_t>(counters);
   PHOTON_CUDA_CHECK(cudaMemsetAsync(turns, 0, static_cast<std::size_t>(counters.bytes()), stream_of(ctx)));
-  const std::int64_t delta_blocks = ceil_div(num_rows * (Width / mma::chunk_elements), threads);
-  delta_kernel<Width><<<static_cast<unsigned>(delta_blocks), threads, 0, stream_of(ctx)>>>(
-      heads_of(out), heads_of(dout), delta, static_cast<int>(q.size(2)), num_rows, s);
+  const std::int64_t statistics_blocks = ceil_div(num_rows * (Width / mma::chunk_elements), threads);
+  statistics_kernel<Width><<<static_cast<unsigned>(statistics_blocks), threads, 0, stream_of(ctx)>>>(
+      heads_of(out), heads_of(dout), device_data<float>(lse), statistics, static_cast<int>(q.size(2)), num_rows, s);
   PHOTON_CUDA_CHECK(cudaGetLastError());
+  const Backward a{heads_of(q),
+                   heads_of(k),
+                   heads_of(v),
+                   heads_of(dout),
+                   statistics,
+                   heads_of(dq),
+                   heads_of(dk),
+                   heads_of(dv),
+                   Relay{sums, turns, turns + query_tiles * num_warps},
+                   static_cast<int>(k.size(2)),
+                   s};
+  if (backward_on_hopper<Width>(ctx, a, num_blocks)) return;
   allow_shared_memory(backward_kernel<Width>, Shared<Width>::bytes);
-  backward_kernel<Width><<<static_cast<unsigned>(num_blocks), threads, Shared<Width>::bytes, stream_of(ctx)>>>(
-      heads_of(q), heads_of(k), heads_of(v), heads_of(dout), device_data<float>(lse), delta, heads_of(dq), heads_of(dk),
-      heads_of(dv), Relay{sums, turns, turns + query_tiles * num_warps}, static_cast<int>(k.size(2)), s);
+  backward_kernel<Width><<<static_cast<unsigned>(num_blocks), threads, Shared<Width>::bytes, stream_of(ctx)>>>(a);
   PHOTON_CUDA_CHECK(cudaGetLastError());
 }
 
