@@ -1,25 +1,24 @@
 #include "comm/communicator.hpp"
 
-#include <cstring>
 #include <utility>
 
 #include "comm/collectives.hpp"
+#include "comm/device_group.hpp"
 #include "comm/impl.hpp"
 
 namespace photon {
 namespace {
 
-void expect_host(const ConstTensorView& view, const char* operation) {
-  PHOTON_EXPECT(view.space() == Space::host && view.contiguous(), "{} of a {} tensor {} through host memory", operation,
-                name_of(view.space()), view.shape().str());
+void expect_contiguous(const ConstTensorView& view, const char* operation) {
+  PHOTON_EXPECT(view.contiguous(), "{} of a tensor {} that is not contiguous", operation, view.shape().str());
 }
 
 // `part` is one of the equal parts of `whole`, of which there are `ranks`; it lies outside it or is the one of `rank`.
 void expect_part(const ConstTensorView& part, const ConstTensorView& whole, int rank, int ranks,
                  const char* operation) {
-  expect_host(part, operation);
-  expect_host(whole, operation);
-  PHOTON_EXPECT(part.dtype() == whole.dtype() && whole.numel() == part.numel() * ranks,
+  expect_contiguous(part, operation);
+  expect_contiguous(whole, operation);
+  PHOTON_EXPECT(part.space() == whole.space() && part.dtype() == whole.dtype() && whole.numel() == part.numel() * ranks,
                 "{} with {} {} elements as the part of one of {} ranks of {} {}", operation, part.numel(),
                 name_of(part.dtype()), ranks, whole.numel(), name_of(whole.dtype()));
   const auto* one = static_cast<const std::byte*>(part.data());
@@ -37,13 +36,13 @@ Pending::Pending(Pending&& other) noexcept = default;
 Pending& Pending::operator=(Pending&& other) noexcept = default;
 
 bool Pending::done() {
-  if (impl_ && impl_->operation->advance()) impl_.reset();
+  if (impl_ && impl_->started->done()) impl_.reset();
   return !impl_;
 }
 
 void Pending::wait() {
   if (!impl_) return;
-  impl_->operation->wait();
+  impl_->started->wait();
   impl_.reset();
 }
 
@@ -63,74 +62,117 @@ const std::string& Communicator::name() const {
   return impl_->group->name;
 }
 
-Pending Communicator::begin(std::shared_ptr<comm::Operation> operation) {
-  operation->start();
+Pending Communicator::begin(std::shared_ptr<comm::Started> started) {
   Pending pending;
   pending.impl_ = std::make_unique<Pending::Impl>();
-  pending.impl_->operation = std::move(operation);
+  pending.impl_->started = std::move(started);
   return pending;
 }
 
+Pending Communicator::begin(std::shared_ptr<comm::Operation> operation) {
+  operation->start();
+  return begin(std::shared_ptr<comm::Started>(std::move(operation)));
+}
+
+comm::DeviceGroup* Communicator::device_of(const ConstTensorView& view, const char* operation) const {
+  if (view.space() == Space::host) return nullptr;
+  PHOTON_EXPECT(impl_->uses_device, "{} of a device tensor in '{}', which does not use the GPU", operation, name());
+  return impl_->device.get();
+}
+
+Pending Communicator::copy_alone(const ConstTensorView& from, const TensorView& to) {
+  if (from.data() != to.data() && from.numel() > 0) {
+    const Shape flat{from.numel()};
+    copy(impl_->compute, from.reshape(flat), to.reshape(flat));
+  }
+  return {};
+}
+
 Pending Communicator::start_all_reduce(const TensorView& data, Reduction op) {
-  expect_host(data, "all_reduce");
-  if (size() == 1) return {};
+  expect_contiguous(data, "all_reduce");
+  comm::DeviceGroup* device = device_of(data, "all_reduce");
+  if (size() == 1 || data.numel() == 0) return {};
+  if (device != nullptr) return begin(device->all_reduce(data, op));
   return begin(comm::make_all_reduce(impl_->group, data, op));
 }
 
 Pending Communicator::start_reduce_scatter(const ConstTensorView& all, const TensorView& mine, Reduction op) {
   expect_part(mine, all, rank(), size(), "reduce_scatter");
-  if (size() > 1) return begin(comm::make_reduce_scatter(impl_->group, all, mine, op));
-  if (mine.data() != all.data()) std::memcpy(mine.data(), all.data(), static_cast<std::size_t>(all.bytes()));
-  return {};
+  comm::DeviceGroup* device = device_of(all, "reduce_scatter");
+  if (size() == 1 || all.numel() == 0) return copy_alone(all, mine);
+  if (device != nullptr) return begin(device->reduce_scatter(all, mine, op));
+  return begin(comm::make_reduce_scatter(impl_->group, all, mine, op));
 }
 
 Pending Communicator::start_all_gather(const ConstTensorView& mine, const TensorView& all) {
   expect_part(mine, all, rank(), size(), "all_gather");
-  if (size() > 1) return begin(comm::make_all_gather(impl_->group, mine, all));
-  if (mine.data() != all.data()) std::memcpy(all.data(), mine.data(), static_cast<std::size_t>(all.bytes()));
-  return {};
+  comm::DeviceGroup* device = device_of(all, "all_gather");
+  if (size() == 1 || all.numel() == 0) return copy_alone(mine, all);
+  if (device != nullptr) return begin(device->all_gather(mine, all));
+  return begin(comm::make_all_gather(impl_->group, mine, all));
 }
 
 Pending Communicator::start_all_to_all(const ConstTensorView& from, const TensorView& to) {
-  expect_host(from, "all_to_all");
-  expect_host(to, "all_to_all");
-  PHOTON_EXPECT(from.dtype() == to.dtype() && from.numel() == to.numel() && from.numel() % size() == 0,
+  expect_contiguous(from, "all_to_all");
+  expect_contiguous(to, "all_to_all");
+  PHOTON_EXPECT(from.space() == to.space() && from.dtype() == to.dtype() && from.numel() == to.numel() &&
+                    from.numel() % size() == 0,
                 "all_to_all of {} {} elements into {} {} on {} ranks", from.numel(), name_of(from.dtype()), to.numel(),
                 name_of(to.dtype()), size());
   const auto* source = static_cast<const std::byte*>(from.data());
   const auto* target = static_cast<const std::byte*>(to.data());
   PHOTON_EXPECT(from.numel() == 0 || source + from.bytes() <= target || target + to.bytes() <= source,
                 "all_to_all on overlapping memory");
-  if (size() > 1) return begin(comm::make_all_to_all(impl_->group, from, to));
-  if (from.numel() > 0) std::memcpy(to.data(), from.data(), static_cast<std::size_t>(from.bytes()));
-  return {};
+  comm::DeviceGroup* device = device_of(from, "all_to_all");
+  if (size() == 1 || from.numel() == 0) return copy_alone(from, to);
+  if (device != nullptr) return begin(device->all_to_all(from, to));
+  return begin(comm::make_all_to_all(impl_->group, from, to));
 }
 
 Pending Communicator::start_broadcast(const TensorView& data, int root) {
-  expect_host(data, "broadcast");
+  expect_contiguous(data, "broadcast");
   PHOTON_EXPECT(root >= 0 && root < size(), "broadcast from rank {} of {}", root, size());
-  if (size() == 1) return {};
+  comm::DeviceGroup* device = device_of(data, "broadcast");
+  if (size() == 1 || data.numel() == 0) return {};
+  if (device != nullptr) return begin(device->broadcast(data, root));
   return begin(comm::make_broadcast(impl_->group, data, root));
 }
 
 Pending Communicator::send(const ConstTensorView& data, int to, int tag) {
-  expect_host(data, "send");
+  expect_contiguous(data, "send");
   PHOTON_EXPECT(to >= 0 && to < size() && to != rank(), "send from rank {} to {} of {}", rank(), to, size());
   PHOTON_EXPECT(tag >= 0 && tag <= max_tag, "send with tag {}", tag);
+  comm::DeviceGroup* device = device_of(data, "send");
   if (data.numel() == 0) return {};
+  if (device != nullptr) return begin(device->send(data, to, tag));
   auto transfer = std::make_shared<comm::Transfer>(impl_->group, "send to", to, tag, data.bytes());
   transfer->messages.send(static_cast<const std::byte*>(data.data()), data.bytes(), to, tag, transfer->name());
-  return begin(std::move(transfer));
+  return begin(std::shared_ptr<comm::Operation>(std::move(transfer)));
 }
 
 Pending Communicator::start_receive(const TensorView& data, int from, int tag) {
-  expect_host(data, "receive");
+  expect_contiguous(data, "receive");
   PHOTON_EXPECT(from >= 0 && from < size() && from != rank(), "receive on rank {} from {} of {}", rank(), from, size());
   PHOTON_EXPECT(tag >= 0 && tag <= max_tag, "receive with tag {}", tag);
+  comm::DeviceGroup* device = device_of(data, "receive");
   if (data.numel() == 0) return {};
+  if (device != nullptr) return begin(device->receive(data, from, tag));
   auto transfer = std::make_shared<comm::Transfer>(impl_->group, "receive from", from, tag, data.bytes());
   transfer->messages.receive(static_cast<std::byte*>(data.data()), data.bytes(), from, tag, transfer->name());
-  return begin(std::move(transfer));
+  return begin(std::shared_ptr<comm::Operation>(std::move(transfer)));
+}
+
+void Communicator::use_device(Stream compute, const std::vector<Route>& routes) {
+  PHOTON_EXPECT(!impl_->uses_device, "'{}' already uses the GPU", name());
+  impl_->compute = compute;
+  if (size() > 1) impl_->device = comm::make_device_group(impl_->group, *this, compute, routes);
+  impl_->uses_device = true;
+}
+
+void Communicator::synchronize() {
+  PHOTON_EXPECT(impl_->uses_device, "'{}' does not use the GPU", name());
+  if (impl_->device) return impl_->device->synchronize();
+  device::synchronize(impl_->compute);
 }
 
 void Communicator::all_reduce(const TensorView& data, Reduction op) {

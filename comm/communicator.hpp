@@ -1,5 +1,5 @@
-// A group of ranks and what they do together, on host memory. Operations are collective unless they say otherwise: all
-// ranks of the group call them with equal sizes, in the same order.
+// A group of ranks and what they do together, on host memory and on the memory of GPUs. Operations are collective
+// unless they say otherwise: all ranks of the group call them with equal sizes, in the same order.
 //
 // Every wait polls and has a deadline; on expiry, or when a rank that this process can see has died, it throws an Error
 // naming rank, host, operation, phase and whom it waited for. Messages may then still be under way, so the caller has
@@ -8,19 +8,34 @@
 // Reductions add in rank order, element by element: one order of summation whatever the operation and the number of
 // elements around one, so all_reduce and reduce_scatter give the same bits, on every rank. f32 is summed in f64 and
 // rounded once. They take f32, f64, i32, i64, u8, u32 and u64. Sizes are 64 bits wide: long messages are cut.
+//
+// Device tensors travel by NCCL, after use_device(). Operations on them are queued behind the work of a compute stream
+// and return when they are queued; what is queued on that stream behind the operation, or behind wait() of one that was
+// started, sees the result; the host waits in synchronize() alone. There, NCCL chooses the order of summation, f16 and
+// bf16 are reduced too, and max and min may lose a NaN.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "tensor/device.hpp"
 #include "tensor/view.hpp"
 
 namespace photon {
 
 namespace comm {
+class DeviceGroup;
 class Operation;
-}
+class Started;
+}  // namespace comm
+
+// A way for messages on device memory between two ranks of a communicator.
+struct Route {
+  int from = 0;
+  int to = 0;
+};
 
 enum class Reduction : std::uint8_t { sum, max, min };
 
@@ -100,6 +115,15 @@ class Communicator {
   [[nodiscard]] Pending start_receive(const TensorView& data, int from, int tag);
   void receive(const TensorView& data, int from, int tag);
 
+  // Makes device tensors known to this communicator; collective. Each rank's are on the GPU that is current. Messages
+  // between two ranks take a route each way: there, tags are not looked at, so messages must be received in the order
+  // in which they were sent. All ranks name the same routes in the same order. Errors: NotConfigured in a build without
+  // CUDA; Error at the phase's deadline.
+  void use_device(Stream compute, const std::vector<Route>& routes = {});
+  // Waits until the device operations of this communicator, and what the compute stream holds, are done. Polls, with
+  // the phase's deadline; a wait of CUDA's own would last for ever where another rank has died.
+  void synchronize();
+
   // One number of each rank reduced; convenience over all_reduce.
   double all_reduce(double value, Reduction op);
   std::int64_t all_reduce(std::int64_t value, Reduction op);
@@ -112,7 +136,11 @@ class Communicator {
  private:
   friend class World;
   explicit Communicator(std::unique_ptr<Impl> impl);
+  static Pending begin(std::shared_ptr<comm::Started> started);
   static Pending begin(std::shared_ptr<comm::Operation> operation);
+  // Where an operation on this tensor goes on; null: host memory, or nobody else is there.
+  comm::DeviceGroup* device_of(const ConstTensorView& view, const char* operation) const;
+  Pending copy_alone(const ConstTensorView& from, const TensorView& to);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
+#include "comm/device_group.hpp"
 #include "comm/job.hpp"
 
 namespace photon::comm {
@@ -70,13 +71,14 @@ class Messages {
 };
 
 // An operation that has begun.
-class Operation : public Progress, public std::enable_shared_from_this<Operation> {
+class Operation : public Progress, public Started, public std::enable_shared_from_this<Operation> {
  public:
   Operation(std::shared_ptr<Group> group, std::string name, std::int64_t bytes, int peer = -1, int tag = -1);
   bool advance() final;  // also ends it in the job's list and the log
   std::string describe() const final { return group_->describe(name_, "did not finish"); }
   void start();  // registers it and polls once
-  void wait();
+  bool done() final { return advance(); }
+  void wait() final;
 
  protected:
   virtual bool poll() = 0;
@@ -139,10 +141,13 @@ namespace photon {
 
 struct Communicator::Impl {
   std::shared_ptr<comm::Group> group = std::make_shared<comm::Group>();
+  bool uses_device = false;
+  Stream compute;
+  std::unique_ptr<comm::DeviceGroup> device;  // null where the group is one rank
 };
 
 struct Pending::Impl {
-  std::shared_ptr<comm::Operation> operation;
+  std::shared_ptr<comm::Started> started;
 };
 
 }  // namespace photon

