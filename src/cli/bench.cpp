@@ -14,6 +14,7 @@ void add_bench(CLI::App& app) {
   add_bench_train(*command);
   add_bench_decode(*command);
   add_bench_kernels(*command);
+  add_bench_comm(*command);
 }
 
 }  // namespace photon::cli

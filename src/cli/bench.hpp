@@ -10,5 +10,6 @@ namespace photon::cli {
 void add_bench_train(CLI::App& bench);
 void add_bench_decode(CLI::App& bench);
 void add_bench_kernels(CLI::App& bench);
+void add_bench_comm(CLI::App& bench);
 
 }  // namespace photon::cli

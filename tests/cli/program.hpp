@@ -45,9 +45,12 @@ class ProgramTest : public ::testing::Test {
 
   // `arguments` as a shell reads them; `redirect` replaces the capture of stdout.
   Outcome photon(const std::string& arguments, const std::string& redirect = "") const {
+    return program("'" PHOTON_BINARY "' " + arguments, redirect);
+  }
+  // The same of any command line.
+  Outcome program(const std::string& words, const std::string& redirect = "") const {
     const std::string out = redirect.empty() ? " >'" + path(".out") + "'" : " " + redirect;
-    const std::string command =
-        "cd '" + folder_.string() + "' && '" PHOTON_BINARY "' " + arguments + out + " 2>'" + path(".err") + "'";
+    const std::string command = "cd '" + folder_.string() + "' && " + words + out + " 2>'" + path(".err") + "'";
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(path(".out")), read(path(".err"))};
   }
