@@ -22,12 +22,14 @@ StepClock::Measure::Measure(StepClock& clock, std::string name, Activity activit
       receives_(receives),
       range_(name_),
       begin_ns_(monotonic_ns()),
-      arrived_ns_(begin_ns_) {}
+      arrived_ns_(begin_ns_) {
+  if (outer_ == nullptr) begin_event_ = clock.mark();
+}
 
 StepClock::Measure::~Measure() {
   clock_.innermost_ = outer_;
   try {
-    clock_.add(*this, monotonic_ns());
+    clock_.finish(*this);
   } catch (const std::exception&) {
     // No memory for a span, or the device failed: whoever uses either next says so.
   }
@@ -38,6 +40,8 @@ void StepClock::begin_step(std::int64_t step, bool keep_spans) {
   keep_spans_ = keep_spans;
   seconds_ = {};
   spans_.clear();
+  intervals_.clear();
+  num_events_ = 0;
   begin_ns_ = monotonic_ns();
 }
 
@@ -57,7 +61,9 @@ StepClock::Measure StepClock::measure(const std::string& name, Activity activity
 }
 
 void StepClock::arrived() {
-  if (innermost_ != nullptr) innermost_->arrived_ns_ = monotonic_ns();
+  if (innermost_ == nullptr) return;
+  innermost_->arrived_ns_ = monotonic_ns();
+  if (innermost_->begin_event_ != nullptr) innermost_->arrived_event_ = mark();
 }
 
 void StepClock::keep(std::string name, std::string category, std::int64_t begin_ns, std::int64_t end_ns,
@@ -70,20 +76,36 @@ void StepClock::keep(std::string name, std::string category, std::int64_t begin_
                     .receives = receives});
 }
 
-void StepClock::add(const Measure& measure, std::int64_t end_ns) {
+void StepClock::follow(Stream stream) {
+  stream_ = stream;
+}
+
+const device::Event* StepClock::mark() {
+  if (!stream_) return nullptr;
+  if (num_events_ == events_.size()) events_.push_back(std::make_unique<device::Event>());
+  device::Event& event = *events_[num_events_++];
+  event.record(*stream_);
+  return &event;
+}
+
+void StepClock::finish(const Measure& measure) {
+  if (measure.begin_event_ != nullptr) {
+    intervals_.push_back({measure.activity_, measure.begin_event_, measure.arrived_event_, mark()});
+  }
+  if (keep_spans_ && stream_) device::synchronize(*stream_);
+  const std::int64_t end_ns = monotonic_ns();
   if (keep_spans_) {
-    if (settle_) {
-      settle_();
-      end_ns = monotonic_ns();
-    }
     keep(measure.name_, std::string(name_of(measure.activity_)), measure.begin_ns_, end_ns, measure.message_,
          measure.receives_);
     if (measure.arrived_ns_ > measure.begin_ns_) keep("wait for ranks", "wait", measure.begin_ns_, measure.arrived_ns_);
   }
-  if (measure.outer_ != nullptr) return;
-  const double seconds = static_cast<double>(end_ns - measure.begin_ns_) * 1e-9;
-  const double waited = static_cast<double>(measure.arrived_ns_ - measure.begin_ns_) * 1e-9;
-  switch (measure.activity_) {
+  if (measure.outer_ != nullptr || stream_) return;
+  add(measure.activity_, static_cast<double>(end_ns - measure.begin_ns_) * 1e-9,
+      static_cast<double>(measure.arrived_ns_ - measure.begin_ns_) * 1e-9);
+}
+
+void StepClock::add(Activity activity, double seconds, double waited) {
+  switch (activity) {
     case Activity::compute:
       seconds_.compute += seconds;
       break;
@@ -99,8 +121,18 @@ void StepClock::add(const Measure& measure, std::int64_t end_ns) {
   }
 }
 
-std::vector<RankSeconds> StepClock::gather(Communicator& all) const {
+const RankSeconds& StepClock::seconds() {
+  for (const Interval& interval : intervals_) {
+    add(interval.activity, interval.end->seconds_since(*interval.begin),
+        interval.arrived == nullptr ? 0 : interval.arrived->seconds_since(*interval.begin));
+  }
+  intervals_.clear();
+  return seconds_;
+}
+
+std::vector<RankSeconds> StepClock::gather(Communicator& all) {
   static_assert(sizeof(RankSeconds) == 3 * sizeof(double));
+  seconds();
   std::vector<RankSeconds> ranks(static_cast<std::size_t>(all.size()));
   all.all_gather(host_view(&seconds_.compute, {3}), host_view(&ranks[0].compute, {3 * std::int64_t{all.size()}}));
   return ranks;

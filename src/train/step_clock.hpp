@@ -3,13 +3,15 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "comm/communicator.hpp"
 #include "partition/activity.hpp"
 #include "partition/schedule.hpp"
+#include "tensor/device.hpp"
 #include "trace/profiler_range.hpp"
 #include "trace/trace.hpp"
 
@@ -46,6 +48,8 @@ class StepClock {
     ProfilerRange range_;
     std::int64_t begin_ns_;
     std::int64_t arrived_ns_;
+    const device::Event* begin_event_ = nullptr;  // on a device, of an outermost measure
+    const device::Event* arrived_event_ = nullptr;
   };
 
   explicit StepClock(std::int64_t rank) : rank_(rank) {}
@@ -56,20 +60,31 @@ class StepClock {
   [[nodiscard]] Measure measure(const std::string& name, Activity activity);
   // In a measure of communication: the other ranks have arrived, what it took until now was waiting.
   void arrived();
-  // Where work goes on after its call returned (on a device): called at the end of the measures of traced steps, so
-  // that a span holds its work. Other steps are not held up, so there work counts where its end is first waited for.
-  void settle_with(std::function<void()> settle) { settle_ = std::move(settle); }
+  // For work that is queued on a device: from now on seconds are those of the stream, between its points at a measure's
+  // begin and end. Nothing waits for the device until they are asked for, except that a traced step waits at the end of
+  // every measure, so that its span holds its work.
+  void follow(Stream stream);
 
-  // This rank's seconds since begin_step.
-  const RankSeconds& seconds() const { return seconds_; }
+  // This rank's seconds since begin_step. Waits for the stream, where one is followed.
+  const RankSeconds& seconds();
   // Collective: those of every rank, in rank order.
-  std::vector<RankSeconds> gather(Communicator& all) const;
+  std::vector<RankSeconds> gather(Communicator& all);
 
   // The spans of the step, with one around them all.
   std::vector<TraceSpan> take_spans();
 
  private:
-  void add(const Measure& measure, std::int64_t end_ns);
+  // An outermost measure on a device.
+  struct Interval {
+    Activity activity;
+    const device::Event* begin;
+    const device::Event* arrived;  // null: never said
+    const device::Event* end;
+  };
+
+  void finish(const Measure& measure);
+  void add(Activity activity, double seconds, double waited);
+  const device::Event* mark();  // the stream's point now
   void keep(std::string name, std::string category, std::int64_t begin_ns, std::int64_t end_ns,
             std::string message = {}, bool receives = false);
 
@@ -78,7 +93,10 @@ class StepClock {
   std::int64_t begin_ns_ = 0;
   bool keep_spans_ = false;
   Measure* innermost_ = nullptr;
-  std::function<void()> settle_;
+  std::optional<Stream> stream_;
+  std::vector<std::unique_ptr<device::Event>> events_;  // made once, used again in every step
+  std::size_t num_events_ = 0;                          // of this step
+  std::vector<Interval> intervals_;
   RankSeconds seconds_;
   std::vector<TraceSpan> spans_;
 };

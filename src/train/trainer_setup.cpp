@@ -173,6 +173,7 @@ void Trainer::record_start() {
       log_warning("this start is not recorded: {}", error.what());
     }
   }
+  if (ctx_.space == Space::device) clock_.follow(ctx_.stream);
   if (options_.trace.empty()) return;
   const StepRange steps = options_.trace_steps.value_or(StepRange{state_.step + 2, state_.step + 4});
   trace_ = std::make_unique<RunTrace>(options_.trace, steps, hosted_text(config_.model, plan_, rank), world_.host());
