@@ -177,7 +177,8 @@ class Chart {
     const paint = { fill: "none", stroke: line.paint, "stroke-linejoin": "round", "stroke-linecap": "round" };
     if (line.means !== line.values) group.append(svg("path", { ...paint, "stroke-width": 1, opacity: 0.28, d: path(line.values) }));
     const few = line.xs.length < 60;
-    group.append(svg("path", { ...paint, "stroke-width": 2, "stroke-dasharray": line.dots && !few ? "1 4" : null, d: path(line.means),
+    const dense = !this.options.exact && line.means === line.values && line.xs.length > 2 * (this.frame.box.right - this.frame.box.left);
+    group.append(svg("path", { ...paint, "stroke-width": dense ? 1 : 2, "stroke-dasharray": line.dots && !few ? "1 4" : null, d: path(line.means),
       opacity: line.dots && few ? 0.55 : 1 }));
     if (!(line.dots || line.xs.length === 1) || !few) return;
     line.xs.forEach((place, i) => {

@@ -81,7 +81,7 @@ class Timeline {
     this.plot = svg("svg", { role: "img", "aria-label": `${title}: ${plural(timeline.ranks.length, "rank")}, ${secondsText(timeline.seconds)}` });
     const used = new Set(timeline.ranks.flatMap((rank) => rank.spans.map(([name, category]) => kindOf(name, category).key)));
     const legend = [...kinds.filter((kind) => used.has(kind.key)), waiting].map((kind) => el("span", { class: "entry" },
-      el("span", { class: "swatch block", style: `background:${kind.paint}` }), kind.label));
+      el("span", { class: `swatch block${kind === waiting ? " waiting" : ""}`, style: `background:${kind.paint}` }), kind.label));
     this.node = el("div", { class: "card stack timeline" }, el("h3", null, title), el("p", { class: "note" }, note),
       el("div", { class: "legend" }, legend), this.plot);
     drawToWidth(this.plot, (width) => this.draw(width));
