@@ -29,22 +29,41 @@ __global__ void count_up_kernel(std::int32_t* __restrict__ index, std::int64_t n
 }
 
 // The block at the first of a token's sorted positions sums the gradients of all of them; the sort was stable, so they
-// come in ascending order.
-template <class T, class W>
+// come in ascending order. Several rows are under way at a time.
+template <class T, class W, int V>
 __global__ void backward_kernel(const T* __restrict__ dout, std::int64_t dout_stride,
                                 const std::int32_t* __restrict__ token, const std::int32_t* __restrict__ index,
-                                W* __restrict__ dtable, std::int64_t table_stride, std::int64_t num_tokens,
-                                std::int64_t width) {
+                                W* __restrict__ dtable, std::int64_t table_stride, std::int64_t num_tokens, int width) {
+  constexpr int rows_at_once = 4;
   const std::int64_t first = blockIdx.x;
   const std::int32_t mine = token[first];
   if (first > 0 && token[first - 1] == mine) return;
-  for (std::int64_t d = std::int64_t{blockIdx.y} * threads + threadIdx.x; d < width;
-       d += std::int64_t{gridDim.y} * threads) {
+  for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += static_cast<int>(blockDim.x) * V) {
     W* const target = dtable + mine * table_stride + d;
-    float sum = to_f32(*target);
-    for (std::int64_t i = first; i < num_tokens && token[i] == mine; ++i)
-      sum += to_f32(dout[index[i] * dout_stride + d]);
-    *target = from_f32<W>(sum);
+    Pack<W, V> total = load_pack<V>(target);
+    float sum[V];
+#pragma unroll
+    for (int j = 0; j < V; ++j) sum[j] = to_f32(total.v[j]);
+    bool more = true;
+    for (std::int64_t begin = first; more; begin += rows_at_once) {
+      Pack<T, V> rows[rows_at_once];
+      bool inside[rows_at_once];
+#pragma unroll
+      for (int r = 0; r < rows_at_once; ++r) {
+        inside[r] = begin + r < num_tokens && token[begin + r] == mine;
+        if (inside[r]) rows[r] = load_pack<V>(dout + index[begin + r] * dout_stride + d);
+      }
+#pragma unroll
+      for (int r = 0; r < rows_at_once; ++r) {
+        if (!inside[r]) continue;
+#pragma unroll
+        for (int j = 0; j < V; ++j) sum[j] += to_f32(rows[r].v[j]);
+      }
+      more = inside[rows_at_once - 1];
+    }
+#pragma unroll
+    for (int j = 0; j < V; ++j) total.v[j] = from_f32<W>(sum[j]);
+    store_pack(target, total);
   }
 }
 
@@ -87,10 +106,15 @@ void embedding_backward(const Context& ctx, const ConstTensorView& dout, const C
                                                     sorted_index, count, 0, bits, stream_of(ctx)));
   with_float_type(dout.dtype(), [&]<class T>(T) {
     with_float_type(dtable.dtype(), [&]<class W>(W) {
-      const dim3 grid(static_cast<unsigned>(n), grid_of(ceil_div(dout.size(1), threads), 65535));
-      backward_kernel<<<grid, threads, 0, stream_of(ctx)>>>(device_data<T>(dout), dout.stride(0), sorted_token,
-                                                            sorted_index, device_data<W>(dtable), dtable.stride(0), n,
-                                                            dout.size(1));
+      with_pack<T>(packs(dout) && packs(dtable), [&]<int V>(std::integral_constant<int, V>) {
+        constexpr std::int64_t most_threads = 256;
+        const std::int64_t packs_a_row = ceil_div(dout.size(1), V);
+        const auto block =
+            static_cast<unsigned>(std::min(most_threads, ceil_div(packs_a_row, warp_width) * warp_width));
+        backward_kernel<T, W, V><<<static_cast<unsigned>(n), block, 0, stream_of(ctx)>>>(
+            device_data<T>(dout), dout.stride(0), sorted_token, sorted_index, device_data<W>(dtable), dtable.stride(0),
+            n, static_cast<int>(dout.size(1)));
+      });
     });
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());

@@ -46,8 +46,8 @@ __device__ void rotate_rows(float* __restrict__ x, const Sizes& s, int first, in
     float* const low = x + row * row_length(s.head_width) + d;
     const float a = low[0];
     const float b = low[half];
-    low[0] = a * cosine - b * sine;
-    low[half] = b * cosine + a * sine;
+    low[0] = rotated_low(a, b, cosine, sine);
+    low[half] = rotated_high(a, b, cosine, sine);
   }
 }
 

@@ -26,6 +26,15 @@ void expect_head(const Context& ctx, const ConstTensorView& y, const ConstTensor
   if (mask) expect_tensor(ctx, mask, DType::u8, {y.size(0)}, "mask");
 }
 
+void expect_head_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                          const ConstTensorView& targets, const ConstTensorView& mask, const ConstTensorView& dy,
+                          const ConstTensorView& dw) {
+  expect_head(ctx, y, w, targets, mask);
+  expect_tensor(ctx, dy, y.dtype(), y.shape(), "dy");
+  expect_tensor(ctx, dw, DType::f32, w.shape(), "dw");
+  expect_contiguous(dw, "dw");
+}
+
 // The rows that count, in ascending order, with their targets checked.
 std::vector<std::int64_t> counted_rows(const ConstTensorView& y, const ConstTensorView& w,
                                        const ConstTensorView& targets, const ConstTensorView& mask) {
@@ -148,10 +157,7 @@ double head_loss_forward(const Context& ctx, const ConstTensorView& y, const Con
 double head_loss_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
                           const ConstTensorView& targets, const ConstTensorView& mask, double scale,
                           const TensorView& dy, const TensorView& dw) {
-  expect_head(ctx, y, w, targets, mask);
-  expect_tensor(ctx, dy, y.dtype(), y.shape(), "dy");
-  expect_tensor(ctx, dw, DType::f32, w.shape(), "dw");
-  expect_contiguous(dw, "dw");
+  expect_head_backward(ctx, y, w, targets, mask, dy, dw);
   if (ctx.space == Space::device) return cuda::head_loss_backward(ctx, y, w, targets, mask, scale, dy, dw);
   if (y.size(0) == 0) return 0;
   const std::int64_t width = y.size(1);
@@ -181,6 +187,29 @@ double head_loss_backward(const Context& ctx, const ConstTensorView& y, const Co
     }
   }
   return sum;
+}
+
+void add_head_loss_forward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                           const ConstTensorView& targets, const ConstTensorView& mask, const TensorView& total) {
+  expect_tensor(ctx, total, DType::f64, {1}, "total");
+  if (ctx.space == Space::host) {
+    *total.host<double>() += head_loss_forward(ctx, y, w, targets, mask, {}, {});
+    return;
+  }
+  expect_head(ctx, y, w, targets, mask);
+  cuda::add_head_loss_forward(ctx, y, w, targets, mask, total);
+}
+
+void add_head_loss_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                            const ConstTensorView& targets, const ConstTensorView& mask, double scale,
+                            const TensorView& dy, const TensorView& dw, const TensorView& total) {
+  expect_tensor(ctx, total, DType::f64, {1}, "total");
+  if (ctx.space == Space::host) {
+    *total.host<double>() += head_loss_backward(ctx, y, w, targets, mask, scale, dy, dw);
+    return;
+  }
+  expect_head_backward(ctx, y, w, targets, mask, dy, dw);
+  cuda::add_head_loss_backward(ctx, y, w, targets, mask, scale, dy, dw, total);
 }
 
 }  // namespace photon

@@ -1,4 +1,5 @@
-// The head and cross-entropy in one pass over blocks of rows: the [N, V] logits never exist whole.
+// The head and cross-entropy in one pass over blocks of rows: the [N, V] logits never exist whole. They are float32; in
+// the backward pass of bf16 activations they are rounded to bf16, as activations are.
 #pragma once
 
 #include "tensor/context.hpp"
@@ -19,6 +20,13 @@ double head_loss_backward(const Context& ctx, const ConstTensorView& y, const Co
                           const ConstTensorView& targets, const ConstTensorView& mask, double scale,
                           const TensorView& dy, const TensorView& dw);
 
+// The same, but the sum is added to total [1] f64 in the context's memory, and nothing waits for a device.
+void add_head_loss_forward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                           const ConstTensorView& targets, const ConstTensorView& mask, const TensorView& total);
+void add_head_loss_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                            const ConstTensorView& targets, const ConstTensorView& mask, double scale,
+                            const TensorView& dy, const TensorView& dw, const TensorView& total);
+
 // CUDA bodies: head_loss.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
 double head_loss_forward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
@@ -27,6 +35,11 @@ double head_loss_forward(const Context& ctx, const ConstTensorView& y, const Con
 double head_loss_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
                           const ConstTensorView& targets, const ConstTensorView& mask, double scale,
                           const TensorView& dy, const TensorView& dw);
+void add_head_loss_forward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                           const ConstTensorView& targets, const ConstTensorView& mask, const TensorView& total);
+void add_head_loss_backward(const Context& ctx, const ConstTensorView& y, const ConstTensorView& w,
+                            const ConstTensorView& targets, const ConstTensorView& mask, double scale,
+                            const TensorView& dy, const TensorView& dw, const TensorView& total);
 }  // namespace cuda
 
 }  // namespace photon

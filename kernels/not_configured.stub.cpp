@@ -104,6 +104,14 @@ double head_loss_backward(const Context&, const ConstTensorView&, const ConstTen
                           const ConstTensorView&, double, const TensorView&, const TensorView&) {
   throw NotConfigured("head_loss_backward on a GPU", "CUDA");
 }
+void add_head_loss_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                           const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("add_head_loss_forward on a GPU", "CUDA");
+}
+void add_head_loss_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                            const ConstTensorView&, double, const TensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("add_head_loss_backward on a GPU", "CUDA");
+}
 void linear_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&, Write) {
   throw NotConfigured("linear_forward on a GPU", "CUDA");
 }
@@ -132,9 +140,16 @@ void adamw(const Context&, const AdamWStep&, const TensorView&, const ConstTenso
 double sum_of_squares(const Context&, const ConstTensorView&) {
   throw NotConfigured("sum_of_squares on a GPU", "CUDA");
 }
+void add_sum_of_squares(const Context&, const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("add_sum_of_squares on a GPU", "CUDA");
+}
 double rec_loss_forward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&,
                         const ConstTensorView&) {
   throw NotConfigured("rec_loss_forward on a GPU", "CUDA");
+}
+void add_rec_loss_forward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&,
+                          const ConstTensorView&, const TensorView&) {
+  throw NotConfigured("add_rec_loss_forward on a GPU", "CUDA");
 }
 void rec_loss_backward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
                        double, const TensorView&, const TensorView&) {
@@ -152,7 +167,8 @@ void sample(const Context&, const ConstTensorView&, std::span<const SampleRow>, 
 void swiglu_forward(const Context&, const ConstTensorView&, const TensorView&) {
   throw NotConfigured("swiglu_forward on a GPU", "CUDA");
 }
-void swiglu_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
+void swiglu_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&,
+                     const TensorView&) {
   throw NotConfigured("swiglu_backward on a GPU", "CUDA");
 }
 

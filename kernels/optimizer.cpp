@@ -64,4 +64,14 @@ double sum_of_squares(const Context& ctx, const ConstTensorView& x) {
   return total;
 }
 
+void add_sum_of_squares(const Context& ctx, const ConstTensorView& x, const TensorView& total) {
+  expect_tensor(ctx, total, DType::f64, {1}, "total");
+  if (ctx.space == Space::host) {
+    *total.host<double>() += sum_of_squares(ctx, x);
+    return;
+  }
+  expect_rank(ctx, x, DType::f32, 1, "x");
+  cuda::add_sum_of_squares(ctx, x, total);
+}
+
 }  // namespace photon

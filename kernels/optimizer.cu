@@ -62,6 +62,17 @@ __global__ void squares_kernel(const float* __restrict__ x, std::int64_t num_pac
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
+// The squares' sums of fixed blocks.
+TensorView squares_of_blocks(const Context& ctx, Workspace& workspace, const ConstTensorView& x) {
+  const TensorView partial = workspace.take(DType::f64, {square_sum_blocks});
+  with_pack<float>(packs(x), [&]<int V>(std::integral_constant<int, V>) {
+    squares_kernel<V><<<static_cast<unsigned>(square_sum_blocks), threads, 0, stream_of(ctx)>>>(
+        device_data<float>(x), x.numel() / V, device_data<double>(partial));
+  });
+  PHOTON_CUDA_CHECK(cudaGetLastError());
+  return partial;
+}
+
 }  // namespace
 
 void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
@@ -91,13 +102,13 @@ void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const
 double sum_of_squares(const Context& ctx, const ConstTensorView& x) {
   if (x.numel() == 0) return 0;
   Workspace workspace(ctx);
-  const TensorView partial = workspace.take(DType::f64, {square_sum_blocks});
-  with_pack<float>(packs(x), [&]<int V>(std::integral_constant<int, V>) {
-    squares_kernel<V><<<static_cast<unsigned>(square_sum_blocks), threads, 0, stream_of(ctx)>>>(
-        device_data<float>(x), x.numel() / V, device_data<double>(partial));
-  });
-  PHOTON_CUDA_CHECK(cudaGetLastError());
-  return sum_on_host(ctx, partial);
+  return sum_on_host(ctx, squares_of_blocks(ctx, workspace, x));
+}
+
+void add_sum_of_squares(const Context& ctx, const ConstTensorView& x, const TensorView& total) {
+  if (x.numel() == 0) return;
+  Workspace workspace(ctx);
+  add_sum(ctx, squares_of_blocks(ctx, workspace, x), total);
 }
 
 }  // namespace photon::cuda

@@ -23,12 +23,15 @@ void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const
 // Sum of squares of an [n] f32 tensor, in double; fixed blocks in a fixed order, so the same bits for any number of
 // threads. NaN or infinity in x gives a non-finite sum.
 double sum_of_squares(const Context& ctx, const ConstTensorView& x);
+// The same, added to total [1] f64 in the context's memory; nothing waits for a device.
+void add_sum_of_squares(const Context& ctx, const ConstTensorView& x, const TensorView& total);
 
 // CUDA bodies: optimizer.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
 void adamw(const Context& ctx, const AdamWStep& step, const TensorView& p, const ConstTensorView& g,
            const TensorView& m, const TensorView& v, const TensorView& rounded = {});
 double sum_of_squares(const Context& ctx, const ConstTensorView& x);
+void add_sum_of_squares(const Context& ctx, const ConstTensorView& x, const TensorView& total);
 }  // namespace cuda
 
 }  // namespace photon

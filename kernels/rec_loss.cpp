@@ -87,6 +87,17 @@ double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensor
   return sum;
 }
 
+void add_rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                          const ConstTensorView& mask, const TensorView& total) {
+  expect_tensor(ctx, total, DType::f64, {1}, "total");
+  if (ctx.space == Space::host) {
+    *total.host<double>() += rec_loss_forward(ctx, distance, y, x, mask);
+    return;
+  }
+  expect_rec(ctx, y, x, mask);
+  cuda::add_rec_loss_forward(ctx, distance, y, x, mask, total);
+}
+
 void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                        const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx) {
   expect_rec(ctx, y, x, mask);

@@ -13,6 +13,10 @@ enum class Distance { cosine, smooth_l1, mse };
 double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                         const ConstTensorView& mask);
 
+// The same, but the sum is added to total [1] f64 in the context's memory, and nothing waits for a device.
+void add_rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                          const ConstTensorView& mask, const TensorView& total);
+
 // dy += scale * d(sum)/dy; dx likewise unless empty (the stopped gradient). A cosine whose |y| |x| is below 1e-12
 // passes no gradient: with fresh weights (start_latent 0) the first reconstruction of a sequence is exactly zero, and 1
 // / |y| would drown every other gradient of the first steps.
@@ -23,6 +27,8 @@ void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorV
 namespace cuda {
 double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                         const ConstTensorView& mask);
+void add_rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+                          const ConstTensorView& mask, const TensorView& total);
 void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
                        const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx);
 }  // namespace cuda

@@ -1,5 +1,7 @@
 #include "kernels/swiglu.hpp"
 
+#include <algorithm>
+
 #include "kernels/checks.hpp"
 #include "kernels/cpu/loops.hpp"
 
@@ -21,21 +23,35 @@ void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const Te
 }
 
 void swiglu_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& gate_up,
-                     const TensorView& dgate_up) {
+                     const TensorView& dgate_up, const TensorView& out) {
   expect_rank(ctx, dout, activation_type(ctx, dout, "dout"), 2, "dout");
   expect_tensor(ctx, gate_up, dout.dtype(), {dout.size(0), 2 * dout.size(1)}, "gate_up");
   expect_tensor(ctx, dgate_up, dout.dtype(), gate_up.shape(), "dgate_up");
-  if (ctx.space == Space::device) return cuda::swiglu_backward(ctx, dout, gate_up, dgate_up);
+  if (out) expect_tensor(ctx, out, dout.dtype(), dout.shape(), "out");
+  if (ctx.space == Space::device) return cuda::swiglu_backward(ctx, dout, gate_up, dgate_up, out);
   if (dout.numel() == 0) return;
   const std::int64_t width = dout.size(1);
   const float* grad = dout.host<float>();
   const float* from = gate_up.host<float>();
   float* to = dgate_up.host<float>();
+  constexpr std::int64_t block = 256;  // elements, so that out may alias dout and dgate_up may alias gate_up
 #pragma omp parallel for schedule(static) if (dout.numel() > 4096)
   for (std::int64_t n = 0; n < dout.size(0); ++n) {
     const float* row = from + n * gate_up.stride(0);
     float* drow = to + n * dgate_up.stride(0);
-    cpu::loops().swiglu_backward(grad + n * dout.stride(0), row, row + width, width, drow, drow + width);
+    const float* slope = grad + n * dout.stride(0);
+    if (!out) {
+      cpu::loops().swiglu_backward(slope, row, row + width, width, drow, drow + width);
+      continue;
+    }
+    float* result = out.host<float>() + n * out.stride(0);
+    float activation[block];
+    for (std::int64_t f = 0; f < width; f += block) {
+      const std::int64_t count = std::min(block, width - f);
+      cpu::loops().swiglu_forward(row + f, row + width + f, count, activation);
+      cpu::loops().swiglu_backward(slope + f, row + f, row + width + f, count, drow + f, drow + width + f);
+      std::copy_n(activation, count, result + f);
+    }
   }
 }
 

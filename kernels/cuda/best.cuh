@@ -22,19 +22,29 @@ __device__ inline Best warp_best(Best best) {
   return best;
 }
 
-// Of x[0 .. n), known to all threads of a block of up to 1024. Every thread must call it.
-__device__ inline Best block_best(const float* __restrict__ x, int n) {
+__device__ inline Best no_best() {
+  return {-INFINITY, INT32_MAX};
+}
+
+// Of every thread's best, known to all threads of a block of up to 1024. Every thread must call it.
+__device__ inline Best block_best(Best best) {
   __shared__ Best partial[warp_width];
-  const Best none{-INFINITY, INT32_MAX};
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
   const int num_warps = static_cast<int>(blockDim.x) / warp_width;
-  Best best = none;
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) best = better(best, {x[i], i});
   best = warp_best(best);
   __syncthreads();  // the last call's readers are done
   if (lane == 0) partial[threadIdx.x / warp_width] = best;
   __syncthreads();
-  return warp_best(lane < num_warps ? partial[lane] : none);
+  return warp_best(lane < num_warps ? partial[lane] : no_best());
+}
+
+// Of x[0 .. n).
+template <class T>
+__device__ Best block_best(const T* __restrict__ x, int n) {
+  Best best = no_best();
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x))
+    best = better(best, {to_f32(x[i]), i});
+  return block_best(best);
 }
 
 }  // namespace photon::cuda

@@ -133,9 +133,9 @@ __device__ inline float rotated_high(float low, float high, float cosine, float 
   return __fmaf_rn(high, cosine, __fmul_rn(low, sine));
 }
 
-// N neighbouring elements, read and written in one access.
+// N neighbouring elements, read and written in one access, or in several of 16 bytes.
 template <class T, int N>
-struct alignas(sizeof(T) * N) Pack {
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
   T v[N];
 };
 template <class T>
@@ -167,6 +167,44 @@ __device__ inline void unpack(const uint4& from, float (&to)[8]) {
   }
 }
 
+// The two bf16 elements of a word, the lower half first.
+__device__ inline float2 unpack(std::uint32_t x) {
+  return {__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000U)};
+}
+
+// A full pack of T that stays in registers: as words, for a bf16 element by itself would take a whole register.
+template <class T>
+struct alignas(16) HeldPack {
+  static constexpr int num_pairs = full_pack<T> / 2;
+  std::uint32_t words[4];
+
+  __device__ float2 pair(int i) const {
+    if constexpr (std::is_same_v<T, float>) {
+      return {__uint_as_float(words[2 * i]), __uint_as_float(words[2 * i + 1])};
+    } else {
+      return unpack(words[i]);
+    }
+  }
+  __device__ void set_pair(int i, float2 x) {
+    if constexpr (std::is_same_v<T, float>) {
+      words[2 * i] = __float_as_uint(x.x);
+      words[2 * i + 1] = __float_as_uint(x.y);
+    } else {
+      const __nv_bfloat162 both = __floats2bfloat162_rn(x.x, x.y);
+      words[i] = *reinterpret_cast<const std::uint32_t*>(&both);
+    }
+  }
+};
+template <class T>
+__device__ inline HeldPack<T> load_held(const T* from) {
+  const uint4 x = *reinterpret_cast<const uint4*>(from);
+  return {{x.x, x.y, x.z, x.w}};
+}
+template <class T>
+__device__ inline void store_held(T* to, const HeldPack<T>& pack) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(pack.words[0], pack.words[1], pack.words[2], pack.words[3]);
+}
+
 // Whether rows of `view` (all but the last dim) may be read in 16-byte packs.
 inline bool packs(const ConstTensorView& view) {
   const auto pack = static_cast<std::int64_t>(16 / size_of(view.dtype()));
@@ -180,6 +218,23 @@ inline bool packs(const ConstTensorView& view) {
 template <class... Views>
 bool all_pack(const Views&... views) {
   return ((!views || packs(views)) && ...);
+}
+
+// Which pack of which row a thread has, when rows of `packs_a_row` packs are dealt out one after another. Indices fit
+// 32 bits, whose division is several times faster: num_packs_of() checks it.
+struct PackPlace {
+  unsigned row;
+  unsigned pack;
+};
+__device__ inline PackPlace pack_place(unsigned index, unsigned packs_a_row) {
+  const unsigned row = index / packs_a_row;
+  return {row, index - row * packs_a_row};
+}
+inline unsigned num_packs_of(std::int64_t elements, int pack) {
+  const std::int64_t num_packs = elements / pack;
+  PHOTON_EXPECT(num_packs < std::int64_t{1} << 31,
+                "{} elements in one call of a CUDA kernel that counts them in 32 bits", elements);
+  return static_cast<unsigned>(num_packs);
 }
 
 // Calls body(std::integral_constant<int, N>) with N = a full pack of T or 1.

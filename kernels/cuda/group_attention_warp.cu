@@ -100,8 +100,8 @@ __device__ inline Angles angles_of(const Sizes& s, int position, int j, Place at
 // (low, high) turned by the angle; the other way with sine negated.
 __device__ inline void turn(float2 cosine, float2 sine, float2& low, float2& high) {
   const float2 a = low;
-  low = {a.x * cosine.x - high.x * sine.x, a.y * cosine.y - high.y * sine.y};
-  high = {high.x * cosine.x + a.x * sine.x, high.y * cosine.y + a.y * sine.y};
+  low = {rotated_low(a.x, high.x, cosine.x, sine.x), rotated_low(a.y, high.y, cosine.y, sine.y)};
+  high = {rotated_high(a.x, high.x, cosine.x, sine.x), rotated_high(a.y, high.y, cosine.y, sine.y)};
 }
 
 // Rows at positions first .. first + 7.

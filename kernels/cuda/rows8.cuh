@@ -8,10 +8,6 @@
 
 namespace photon::cuda {
 
-__device__ inline float2 unpack(std::uint32_t x) {
-  return {__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000U)};
-}
-
 // c[8, 8] += a[8, 16] b[8, 16]^T; the columns of a and b may be permuted alike.
 __device__ inline void multiply_rows(float2& c, std::uint32_t a0, std::uint32_t a1, std::uint32_t b0,
                                      std::uint32_t b1) {

@@ -32,10 +32,10 @@ std::int64_t scratch_bytes(const ScratchLimits& l) {
   bytes = std::max(bytes, 3 * Arena::footprint(DType::i32, l.rows) + sort_footprint(l.rows));
   bytes = std::max(bytes, Arena::footprint(DType::f64, l.rows) + total);
   if (l.vocabulary == 0) return bytes;
-  const std::int64_t logits = head_loss_rows(l.rows, l.vocabulary) * l.vocabulary;
-  std::int64_t head = Arena::footprint(DType::f64, l.rows) + total + Arena::footprint(DType::f32, logits);
-  if (l.dtype != DType::f32) head += Arena::footprint(l.dtype, logits);
-  bytes = std::max(bytes, head);
+  for (const DType logits : {DType::f32, l.dtype}) {
+    const std::int64_t count = head_loss_rows(l.rows, l.vocabulary, logits) * l.vocabulary;
+    bytes = std::max(bytes, Arena::footprint(DType::f64, l.rows) + total + Arena::footprint(logits, count));
+  }
   const std::int64_t sampled = sampling_rows(l.sampled_rows, l.vocabulary);
   const std::int64_t sorted = sampled * l.vocabulary;
   // Options and results of a row take less than 128 bytes.

@@ -50,9 +50,11 @@ inline std::int64_t cache_rows_scratch(std::int64_t capacity, std::int64_t head_
   return Arena::footprint(DType::f32, cache_rows_split_below * chunks * 8 * ((head_width <= 64 ? 64 : 128) + 2));
 }
 
-// Rows whose logits exist at a time in the head's loss: 128 MiB of float32.
-inline std::int64_t head_loss_rows(std::int64_t rows, std::int64_t vocabulary) {
-  return std::min(rows, std::max<std::int64_t>((std::int64_t{1} << 25) / vocabulary / 128 * 128, 128));
+// Rows whose logits exist at a time in the head's loss: 256 MiB of logits. More rows at once read and write the
+// weight's gradient less often.
+inline std::int64_t head_loss_rows(std::int64_t rows, std::int64_t vocabulary, DType logits) {
+  const std::int64_t fitting = (std::int64_t{1} << 28) / (vocabulary * static_cast<std::int64_t>(size_of(logits)));
+  return std::min(rows, std::max<std::int64_t>(fitting / 128 * 128, 128));
 }
 // Rows that are sorted at a time in sampling: 64 MiB of workspace.
 inline std::int64_t sampling_rows(std::int64_t rows, std::int64_t vocabulary) {

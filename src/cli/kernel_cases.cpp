@@ -191,7 +191,12 @@ void add_swiglu(std::vector<KernelCase>& cases) {
   cases.push_back({"swiglu_backward", shape, bytes_of(5 * n), 0, [=](Operands& o) -> Call {
                      const TensorView gate_up = o.values(bf16, {decoder_rows, 2 * ffn});
                      const TensorView dout = o.values(bf16, {decoder_rows, ffn});
-                     return [=](const Context& ctx) { cuda::swiglu_backward(ctx, dout, gate_up, gate_up); };
+                     return [=](const Context& ctx) { cuda::swiglu_backward(ctx, dout, gate_up, gate_up, {}); };
+                   }});
+  cases.push_back({"swiglu_backward", shape + ", activation again", bytes_of(6 * n), 0, [=](Operands& o) -> Call {
+                     const TensorView gate_up = o.values(bf16, {decoder_rows, 2 * ffn});
+                     const TensorView dout = o.values(bf16, {decoder_rows, ffn});
+                     return [=](const Context& ctx) { cuda::swiglu_backward(ctx, dout, gate_up, gate_up, dout); };
                    }});
 }
 

@@ -76,6 +76,23 @@ TEST_P(Swiglu, ExponentialIsAccurateEverywhere) {
   EXPECT_TRUE(std::isnan(results[8]));
 }
 
+TEST_P(Swiglu, BackwardGivesTheActivationAgain) {
+  for (const std::int64_t width : {1, 17, 256, 700}) {
+    const Field gate_up = Field::random({3, 2 * width}, "gate_up", 2, 2.0);
+    Field out = Field::poison({3, width}, 1);
+    Field gradient = Field::poison({3, 2 * width}, 3);
+    swiglu_forward(Context{}, gate_up.view(), out.view());
+    const Field dout = Field::random({3, width}, "dout", 5);
+    swiglu_backward(Context{}, dout.view(), gate_up.view(), gradient.view());
+    Field in_place = Field::random({3, 2 * width}, "gate_up", 2, 2.0);
+    Field slopes = Field::random({3, width}, "dout", 5);
+    swiglu_backward(Context{}, slopes.view(), in_place.view(), in_place.view(), slopes.view());
+    EXPECT_EQ(slopes.floats(), out.floats());
+    EXPECT_EQ(in_place.floats(), gradient.floats());
+    EXPECT_TRUE(slopes.gaps_intact() && in_place.gaps_intact());
+  }
+}
+
 TEST_P(Swiglu, SaturatesWithoutNaN) {
   std::vector<float> gate_up = {200, -200, 1e30F, -1e30F, 2, 3, 1, 1};
   std::vector<float> out(4);

@@ -16,8 +16,16 @@ PHOTON_BOTH_DTYPES(CudaRows);
 constexpr double eps = 1e-5;
 
 TEST_P(CudaRows, RmsNorm) {
-  for (const auto& [rows, width] :
-       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {3, 7}, {9, 96}, {700, 264}, {5, 4096}}) {
+  for (const auto& [rows, width] : std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1},
+                                                                                      {3, 7},
+                                                                                      {9, 96},
+                                                                                      {700, 264},
+                                                                                      {67, 1536},
+                                                                                      {1201, 512},
+                                                                                      {5, 4096},
+                                                                                      {3, 4104},
+                                                                                      {2, 12296},
+                                                                                      {2, 20000}}) {
     SCOPED_TRACE(::testing::Message() << rows << " x " << width);
     const Pair x = random_pair(GetParam(), {rows, width}, 1);
     const Pair delta = random_pair(GetParam(), {rows, width}, 2);
@@ -97,9 +105,20 @@ TEST_P(CudaRows, SwiGlu) {
     cuda::swiglu_forward(ctx_, gate_up.device, out.device);
     expect_match(out, tolerance(8));
     const Pair dout = random_pair(GetParam(), {rows, width}, 2);
-    swiglu_backward(host_, dout.host, gate_up.host, gate_up.host);
-    cuda::swiglu_backward(ctx_, dout.device, gate_up.device, gate_up.device);
+    const Pair gradient = poisoned_pair(GetParam(), {rows, 2 * width});
+    const Pair again = poisoned_pair(GetParam(), {rows, width});
+    swiglu_backward(host_, dout.host, gate_up.host, gradient.host, again.host);
+    cuda::swiglu_backward(ctx_, dout.device, gate_up.device, gradient.device, again.device);
+    expect_match(gradient, tolerance(8));
+    expect_match(again, tolerance(8));
+    EXPECT_EQ(values_of(again.device), values_of(out.device));
+    // In place.
+    swiglu_backward(host_, dout.host, gate_up.host, gate_up.host, dout.host);
+    cuda::swiglu_backward(ctx_, dout.device, gate_up.device, gate_up.device, dout.device);
+    EXPECT_EQ(values_of(gate_up.device), values_of(gradient.device));
+    EXPECT_EQ(values_of(dout.device), values_of(out.device));
     expect_match(gate_up, tolerance(8));
+    expect_match(dout, tolerance(8));
   }
 }
 
@@ -119,6 +138,27 @@ TEST_P(CudaRows, Elementwise) {
     copy_elements(host_, from.host, to.host, Write::accumulate);
     cuda::copy_elements(ctx_, from.device, to.device, Write::accumulate);
     expect_match(to, tolerance(1));
+  }
+
+  // Elements behind the last pack; a view that does not start at one.
+  for (const std::int64_t first : {0, 1, 8}) {
+    const Pair all = random_pair(GetParam(), {1237}, 4);
+    fill(host_, all.host.view().slice(0, first, 1203), 2.5F);
+    cuda::fill(ctx_, all.device.view().slice(0, first, 1203), 2.5F);
+    expect_match(all, 0.0);
+  }
+
+  // The last rows of groups, both ways: dims that lie evenly are walked as one.
+  for (const std::int64_t width : {5, 24}) {
+    const Pair groups = random_pair(GetParam(), {13, 7, width}, 1);
+    const Pair last = poisoned_pair(GetParam(), {13, 4, width});
+    const auto tail = [](const Tensor& t) { return t.view().slice(1, 3, 4); };
+    copy_elements(host_, tail(groups.host), last.host);
+    cuda::copy_elements(ctx_, tail(groups.device), last.device, Write::replace);
+    expect_match(last, 0.0);
+    copy_elements(host_, last.host, tail(groups.host), Write::accumulate);
+    cuda::copy_elements(ctx_, last.device, tail(groups.device), Write::accumulate);
+    expect_match(groups, tolerance(1));
   }
 
   const Pair flat = random_pair(DType::f32, {1237}, 3);

@@ -12,8 +12,8 @@ class CudaStructure : public OnDevice {};
 PHOTON_BOTH_DTYPES(CudaStructure);
 
 TEST_P(CudaStructure, Embedding) {
-  for (const auto& [tokens, vocabulary, width] :
-       std::vector<std::array<std::int64_t, 3>>{{1, 1, 3}, {500, 7, 24}, {3000, 1000, 17}, {40, 259, 520}}) {
+  for (const auto& [tokens, vocabulary, width] : std::vector<std::array<std::int64_t, 3>>{
+           {1, 1, 3}, {500, 7, 24}, {3000, 1000, 17}, {40, 259, 520}, {700, 2, 2056}}) {
     const IntPair token = pair_of(random_integers(tokens, static_cast<std::int32_t>(vocabulary), 1));
     const Pair table = random_pair(GetParam(), {vocabulary, width}, 2);
     const Pair out = poisoned_pair(GetParam(), {tokens, width});
