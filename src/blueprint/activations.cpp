@@ -53,8 +53,9 @@ void layer(Meter& meter, const Widths& w, AttentionKind kind, const StackShape& 
   if (kind == AttentionKind::stream) meter.floats(shape.sequences * w.heads * shape.positions);
 }
 
-// Stack::row_positions_of.
-void positions(Meter& meter, const StackShape& shape) {
+// Stack::row_positions_of, which attention inside groups does without.
+void positions(Meter& meter, AttentionKind kind, const StackShape& shape) {
+  if (kind == AttentionKind::group) return;
   meter.ints(shape.rows());
   if (shape.trimmed()) meter.ints(shape.output_rows());
 }
@@ -91,26 +92,26 @@ std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, 
   return meter.peak();
 }
 
-std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
-                                         std::int64_t element) {
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                                         const StackShape& shape, std::int64_t element) {
   Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
   meter.activations(n * w.d);
   meter.activations(n * w.d);
   meter.activations(n * w.f);
-  positions(meter, shape);
+  positions(meter, kind, shape);
   if (shape.trimmed()) gather_rows(meter, w, shape);
   return meter.peak();
 }
 
-std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
-                                          std::int64_t element) {
-  return stack_backward_scratch_bytes(stack, whole_stack(stack), width, shape, element);
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                                          const StackShape& shape, std::int64_t element) {
+  return stack_backward_scratch_bytes(stack, whole_stack(stack), width, kind, shape, element);
 }
 
 std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
-                                          const StackShape& shape, std::int64_t element) {
+                                          AttentionKind kind, const StackShape& shape, std::int64_t element) {
   Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
@@ -118,7 +119,7 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackP
   meter.activations(n * w.d);
   meter.activations(n * w.d);
   meter.activations(n * w.f);
-  positions(meter, shape);
+  positions(meter, kind, shape);
   if (shape.trimmed()) meter.activations(m * w.d);
   const std::int64_t base = meter.used();
   for (std::int64_t i = part.begin; i < part.end; ++i) {
@@ -143,7 +144,7 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
   meter.activations(n * w.d);
   meter.activations(n * w.f);
   meter.activations(n * w.d);
-  positions(meter, shape);
+  positions(meter, AttentionKind::stream, shape);           // a group's cached positions need them too
   for (int i = 0; i < 3; ++i) meter.ints(shape.sequences);  // the cache's index, where there is one
   const std::int64_t base = meter.used();
   for (std::int64_t i = 0; i < stack.layers; ++i) {
@@ -160,7 +161,7 @@ namespace {
 void saved_stack(Meter& meter, const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
                  const StackShape& shape, std::int64_t element) {
   meter.take(stack_saved_bytes(stack, part, width, kind, shape, element));
-  meter.touch(stack_forward_scratch_bytes(stack, width, shape, element));
+  meter.touch(stack_forward_scratch_bytes(stack, width, kind, shape, element));
 }
 
 // VanillaStage.
@@ -180,7 +181,7 @@ std::int64_t vanilla_stage_bytes(const ModelConfig& config, const LayerRange& la
   saved_stack(meter, config.stack, part, config.dim, AttentionKind::stream, shape, element);
   meter.activations(n * config.dim);  // gradient of the output
   meter.activations(n * config.dim);  // gradient of the input
-  meter.touch(stack_backward_scratch_bytes(config.stack, part, config.dim, shape, element));
+  meter.touch(stack_backward_scratch_bytes(config.stack, part, config.dim, AttentionKind::stream, shape, element));
   return meter.peak();
 }
 
@@ -275,14 +276,16 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
       meter.activations(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
       meter.activations(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
     }
-    meter.touch(stack_backward_scratch_bytes(level(l).decoder, d, config.width(l - 1), shape, element));
+    meter.touch(
+        stack_backward_scratch_bytes(level(l).decoder, d, config.width(l - 1), AttentionKind::group, shape, element));
     meter.rewind(base);
   }
   for (std::int64_t l = num_levels; l >= 1; --l) {
     const StackPart& e = part.encoder(l);
     if (e.empty()) continue;
     if (e.starts()) state(l);  // dA(l)
-    meter.touch(stack_backward_scratch_bytes(level(l).encoder, e, config.width(l), encoder_shape(l), element));
+    meter.touch(stack_backward_scratch_bytes(level(l).encoder, e, config.width(l), AttentionKind::stream,
+                                             encoder_shape(l), element));
     meter.rewind(base);
   }
   return meter.peak();

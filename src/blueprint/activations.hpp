@@ -37,12 +37,13 @@ std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, Att
                                const StackShape& shape, std::int64_t element = f32_bytes);
 std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
                                const StackShape& shape, std::int64_t element = f32_bytes);
-std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
-                                         std::int64_t element = f32_bytes);
-std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, const StackShape& shape,
-                                          std::int64_t element = f32_bytes);
-std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
+                                         const StackShape& shape, std::int64_t element = f32_bytes);
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
                                           const StackShape& shape, std::int64_t element = f32_bytes);
+std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+                                          AttentionKind kind, const StackShape& shape,
+                                          std::int64_t element = f32_bytes);
 // Scratch of a forward pass that saves nothing: one layer's activations besides.
 std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
                                    const StackShape& shape, std::int64_t element = f32_bytes);

@@ -120,17 +120,18 @@ void Stack::project(const Context& ctx, Arena& arena, const LayerTensors& w, con
   if (!trimmed) {
     linear_forward(ctx, h, w.qkv, layer.qkv);
     const TensorView qk = layer.qkv.slice(1, 0, width_ + kv_heads * hd).split(1, config_.heads + kv_heads);
-    rope(ctx, rope_, positions.all, qk, Rotation::forward);
+    if (positions.all) rope(ctx, rope_, positions.all, qk, Rotation::forward);
     return;
   }
   linear_forward(ctx, h, w.qkv.slice(0, width_, 2 * kv_heads * hd), layer.qkv);
-  rope(ctx, rope_, positions.all, layer.qkv.slice(1, 0, kv_heads * hd).split(1, kv_heads), Rotation::forward);
+  const TensorView k = layer.qkv.slice(1, 0, kv_heads * hd).split(1, kv_heads);
+  if (positions.all) rope(ctx, rope_, positions.all, k, Rotation::forward);
 
   const ArenaScope scope(arena);
   const TensorView rows = floats(arena, {shape.output_rows(), width_});
   copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
   linear_forward(ctx, rows, w.qkv.slice(0, 0, width_), layer.q);
-  rope(ctx, rope_, positions.outputs, layer.q.split(1, config_.heads), Rotation::forward);
+  if (positions.outputs) rope(ctx, rope_, positions.outputs, layer.q.split(1, config_.heads), Rotation::forward);
 }
 
 void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
@@ -154,7 +155,7 @@ void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved
     return;
   }
   if (kind_ == AttentionKind::group) {
-    group_attention_forward(ctx, q, k, v, out);
+    group_attention_forward(ctx, q, k, v, out, &rope_);
     return;
   }
   PHOTON_EXPECT(!trimmed, "a trimmed stream of {} positions", shape.positions);
@@ -216,7 +217,9 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   const TensorView act_all = floats(arena, {n, config_.ffn});
   const TensorView carried = saving ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
   const CacheIndex where = upload_index(ctx, arena, shape, use);
-  const RowPositions positions = row_positions_of(ctx, arena, shape, where.first);
+  // Attention inside groups turns queries and keys itself.
+  const bool rotates = kind_ == AttentionKind::stream || use.cache != nullptr;
+  const RowPositions positions = rotates ? row_positions_of(ctx, arena, shape, where.first) : RowPositions();
 
   ConstTensorView stream = x.reshape({n, width_});  // [n, D] the layer's input
   for (std::size_t i = 0; i < num_layers; ++i) {
@@ -315,25 +318,26 @@ void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTens
   const TensorView dv = heads(dqkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
   const ConstTensorView dout = dattn.split(1, config_.heads).split(0, s);
   if (kind_ == AttentionKind::group) {
-    group_attention_backward(ctx, q, k, v, dout, dq, dk, dv);
+    group_attention_backward(ctx, q, k, v, dout, dq, dk, dv, &rope_);
   } else {
     stream_attention_backward(ctx, q, k, v, heads(layer.attn, s, config_.heads), layer.lse, dout, config_.window, dq,
                               dk, dv);
   }
 
   if (!trimmed) {
-    rope(ctx, rope_, positions.all, dqkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv),
-         Rotation::backward);
+    const TensorView dqk = dqkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv);
+    if (positions.all) rope(ctx, rope_, positions.all, dqk, Rotation::backward);
     linear_backward_weight(ctx, dqkv, h, g.qkv);
     linear_backward_input(ctx, dqkv, w.qkv, dh);
     return;
   }
-  rope(ctx, rope_, positions.all, dqkv.slice(1, 0, kv_width).split(1, hkv), Rotation::backward);
+  const TensorView dk_flat = dqkv.slice(1, 0, kv_width).split(1, hkv);
+  if (positions.all) rope(ctx, rope_, positions.all, dk_flat, Rotation::backward);
   linear_backward_weight(ctx, dqkv, h, g.qkv.slice(0, width_, 2 * kv_width));
   linear_backward_input(ctx, dqkv, w.qkv.slice(0, width_, 2 * kv_width), dh);
 
   const std::int64_t m = shape.output_rows();
-  rope(ctx, rope_, positions.outputs, dq_flat.split(1, config_.heads), Rotation::backward);
+  if (positions.outputs) rope(ctx, rope_, positions.outputs, dq_flat.split(1, config_.heads), Rotation::backward);
   const TensorView rows = floats(arena, {m, width_});
   copy_elements(ctx, output_rows(h, shape), rows.split(0, s));
   linear_backward_weight(ctx, dq_flat, rows, g.qkv.slice(0, 0, width_));
@@ -349,7 +353,8 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   const TensorView h_all = floats(arena, {n, width_});
   const TensorView dh_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
-  const RowPositions positions = row_positions_of(ctx, arena, shape, {});
+  const RowPositions positions =
+      kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape, {}) : RowPositions();
 
   // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed.
   const TensorView stream_all = dx.reshape({n, width_});
@@ -372,11 +377,10 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
     const TensorView dh = dh_all.slice(0, 0, m);
     const TensorView act = act_all.slice(0, 0, m);
 
-    // MLP: the normalised rows and the activation are recomputed.
-    swiglu_forward(ctx, layer.gate_up, act);
+    // MLP: the normalised rows and the activation are recomputed, the activation where its gradient is passed on.
+    linear_backward_input(ctx, stream, w.down, act);               // d(act)
+    swiglu_backward(ctx, act, layer.gate_up, layer.gate_up, act);  // act
     linear_backward_weight(ctx, stream, act, g.down);
-    linear_backward_input(ctx, stream, w.down, act);  // now d(act)
-    swiglu_backward(ctx, act, layer.gate_up, layer.gate_up);
     rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
     linear_backward_weight(ctx, layer.gate_up, h, g.gate_up);
     linear_backward_input(ctx, layer.gate_up, w.gate_up, dh);

@@ -125,7 +125,7 @@ class Stack {
   // Runs all layers; saved == nullptr: nothing is kept.
   void run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
            const TensorView& out, Saved* saved, const CacheUse& use);
-  // q, k, v of a layer from the normalised rows h, rotated.
+  // q, k, v of a layer from the normalised rows h, rotated unless `positions` is empty.
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
                const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const;
   void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
