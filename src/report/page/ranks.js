@@ -2,7 +2,7 @@
 const kinds = [
   { key: "forward", label: "forward", paint: color("blue"), test: /^(forward|recompute)/ },
   { key: "backward", label: "backward", paint: color("orange"), test: /^backward/ },
-  { key: "sums", label: "sums over ranks", paint: color("violet"), test: /^(all_reduce|reduce_scatter|all_gather|clip_norm)/ },
+  { key: "sums", label: "sums over ranks", paint: color("violet"), test: /^(all_reduce|reduce_scatter|all_gather|wait|clip_norm)/ },
   { key: "optimizer", label: "optimizer", paint: color("green"), test: /^step$/ },
   { key: "send", label: "sending", paint: color("yellow"), test: /^send/ },
   { key: "other", label: "evaluation, saving", paint: color("pink"), test: /^(evaluate|save)/ },
@@ -113,7 +113,7 @@ class Timeline {
         if (wide < 0.15) return;
         nodes.push(svg("rect", { x: x(begin).toFixed(2), y, width: Math.max(wide - (wide > 4 ? 1 : 0), 0.5).toFixed(2), height: row,
           rx: wide > 6 ? 2 : 0, fill: kind.paint, "data-rank": index, "data-span": i }));
-        const number = /^(forward|backward)\S* (\d+)$/.exec(name)?.[2];
+        const number = /^(forward|backward)\S* (\d+)\b/.exec(name)?.[2];
         if (number !== undefined && wide > 9 + 6 * number.length) {
           nodes.push(svg("text", { class: "in-span", x: (x(begin) + wide / 2).toFixed(1), y: y + 15, "text-anchor": "middle" }, number));
         }
