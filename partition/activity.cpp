@@ -31,6 +31,7 @@ Activity activity_of(Op op) {
     case Op::all_reduce:
     case Op::reduce_scatter:
     case Op::all_gather:
+    case Op::wait:
     case Op::clip_norm:
       return Activity::communication;
     case Op::evaluate:

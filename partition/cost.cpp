@@ -134,7 +134,14 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
       stage_activation_bytes(model, layers, plan_.microbatch_size, config_.train.sequence_length, groups);
   cost.memory.weights = float_bytes * flat_size(hosted);
   cost.memory.gradients = cost.memory.weights;
-  cost.memory.optimizer = 2 * cost.memory.weights;
+  cost.buckets = buckets_of(model, plan_, rank, hosted);
+  std::int64_t updated = flat_size(hosted);
+  if (plan_.zero) {
+    updated = 0;
+    for (const FlatRange& range : owned_ranges(cost.buckets)) updated += range.count;
+  }
+  cost.updated_parameters = updated;
+  cost.memory.optimizer = 2 * float_bytes * updated;
   cost.memory.activations = plan_.max_in_flight(stage, plan_.num_microbatches()) * cost.arena_bytes;
   for (const Crossing& crossing : plan_.crossings) {
     if (crossing.from != stage || crossing.tensor.kind != Boundary::Kind::encoder_state || !crossing.returns) continue;
@@ -196,23 +203,33 @@ double CostModel::busiest_seconds() const {
   return most * static_cast<double>(plan_.num_microbatches());
 }
 
-double CostModel::gradient_seconds(std::int64_t r) const {
-  const ModelConfig& model = config_.model;
-  const auto sum = [&](double bytes, std::int64_t holders) {
-    const double between = all_reduce_seconds(cluster_, {.count = plan_.replicas, .stride = num_ranks()},
-                                              bytes / static_cast<double>(holders));
-    return all_reduce_seconds(cluster_, {.count = holders, .stride = 1}, bytes) + between;
-  };
-  const StagePlan& stage = plan_.stage_of(r);
-  auto bytes = static_cast<double>(float_bytes * rank(r).num_parameters);
-  const std::int64_t holders = plan_.embedding_holders();
-  if (holders == 0 || !plan_.holds_embedding(plan_.role(r).stage)) return sum(bytes, stage.shards);
-  const auto embedding = static_cast<double>(float_bytes * model.vocab_size * model.dim);
-  return sum(bytes - embedding, stage.shards) + sum(embedding, holders);
+double CostModel::sum_seconds(std::int64_t r, const Bucket& bucket) const {
+  const std::int64_t each = bucket.holders * num_ranks() / plan_.num_ranks;  // of a replica
+  const auto bytes = static_cast<double>(float_bytes * bucket.num_elements());
+  const std::int64_t replicas = plan_.num_ranks / num_ranks();
+  PHOTON_EXPECT(r >= 0 && each >= 1, "a sum over {} ranks of each replica", each);
+  return all_reduce_seconds(cluster_, {.count = each, .stride = 1}, bytes) +
+         all_reduce_seconds(cluster_, {.count = replicas, .stride = num_ranks()}, bytes / static_cast<double>(each));
+}
+
+const ModuleCost& CostModel::module_cost(std::int64_t r, std::int64_t module) const {
+  for (const ModuleCost& cost : rank(r).modules) {
+    if (cost.module == module) return cost;
+  }
+  PHOTON_EXPECT(false, "rank {} has nothing of module {}", r, module);
+  return rank(r).modules.front();
+}
+
+const Bucket& CostModel::bucket(std::int64_t r, std::int64_t module) const {
+  for (const Bucket& found : rank(r).buckets) {
+    if (found.module == module) return found;
+  }
+  PHOTON_EXPECT(false, "rank {} sums nothing of module {}", r, module);
+  return rank(r).buckets.front();
 }
 
 double CostModel::small_sum_seconds() const {
-  const std::int64_t ranks = plan_.replicas * num_ranks();
+  const std::int64_t ranks = plan_.num_ranks;
   const std::int64_t together = std::min(ranks, cluster_.ranks_per_node);
   const std::int64_t nodes = (ranks + cluster_.ranks_per_node - 1) / cluster_.ranks_per_node;
   return 2 * (steps_of_tree(together) * cluster_.within_node.latency +
@@ -222,7 +239,7 @@ double CostModel::small_sum_seconds() const {
 TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64_t first_rank) const {
   using Kind = TimedInstruction::Kind;
   const RankCost& cost = rank(r);
-  const auto parameters = static_cast<double>(cost.num_parameters);
+  const auto parameters = static_cast<double>(cost.updated_parameters);
   TimedProgram result;
   for (const Instruction& i : program) {
     TimedInstruction t;
@@ -233,8 +250,9 @@ TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64
         t.memory = cost.arena_bytes;
         break;
       case Op::backward:
-        t.seconds = backward_seconds(r);
-        t.memory = -cost.arena_bytes;
+        t.seconds = i.module < 0 ? backward_seconds(r) : seconds(module_cost(r, i.module).backward);
+        // Module by module, the first of the chain comes last.
+        if (i.module < 0 || i.module == cost.modules.front().module) t.memory = -cost.arena_bytes;
         break;
       case Op::step:
         t.seconds = parameters * optimizer_traffic / cluster_.memory_bandwidth;
@@ -251,11 +269,27 @@ TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64
         t.kind = Kind::receive;
         break;
       case Op::all_reduce:
+      case Op::reduce_scatter:
+      case Op::all_gather: {
         t.kind = Kind::collective;
-        t.seconds = gradient_seconds(r) + small_sum_seconds();
+        t.group = 0;
+        t.group_size = num_ranks();
+        t.seconds = small_sum_seconds();
+        if (i.module == -1) break;
+        const Bucket& of = bucket(r, i.module);
+        t.kind = Kind::start;
+        t.group = i.module == Instruction::embedding ? 1 : 2 + plan_.role(r).stage;
+        t.group_size = of.holders * num_ranks() / plan_.num_ranks;
+        t.seconds = sum_seconds(r, of) / (i.op == Op::all_reduce ? 1 : 2);
+        break;
+      }
+      case Op::wait:
+        t.kind = Kind::finish;
         break;
       case Op::clip_norm:
         t.kind = Kind::collective;
+        t.group = 0;
+        t.group_size = num_ranks();
         t.seconds = parameters * norm_traffic / cluster_.memory_bandwidth + small_sum_seconds();
         break;
       default:
@@ -265,10 +299,6 @@ TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64
       t.peer = i.peer;
       const auto kind = static_cast<std::int64_t>(i.tensor.kind) * 2 + (i.tensor.gradient ? 1 : 0);
       t.message = (i.microbatch * 16 + kind) * 1024 + i.tensor.level;
-    }
-    if (t.kind == Kind::collective) {
-      t.group = 0;
-      t.group_size = num_ranks();
     }
     result.push_back(std::move(t));
   }

@@ -9,6 +9,7 @@
 #include "partition/cluster.hpp"
 #include "partition/plan.hpp"
 #include "partition/schedule.hpp"
+#include "partition/sharing.hpp"
 #include "partition/simulator.hpp"
 
 namespace photon {
@@ -30,7 +31,7 @@ struct ModuleCost {
 struct MemoryUse {
   std::int64_t weights = 0;
   std::int64_t gradients = 0;
-  std::int64_t optimizer = 0;    // two moments
+  std::int64_t optimizer = 0;    // two moments, or this rank's share of them
   std::int64_t activations = 0;  // arenas of the microbatches in flight, with their gradients and scratch
   std::int64_t staging = 0;      // the largest gradient on its way in; all weights where rank 0 gathers them to save
   std::int64_t total() const { return weights + gradients + optimizer + activations + staging; }
@@ -38,8 +39,10 @@ struct MemoryUse {
 
 struct RankCost {
   std::vector<ModuleCost> modules;
+  std::vector<Bucket> buckets;  // of the replica's first rank in this place
   std::int64_t num_parameters = 0;
-  std::int64_t arena_bytes = 0;  // a microbatch, from its forward to its backward
+  std::int64_t updated_parameters = 0;  // by this rank: its share, or all
+  std::int64_t arena_bytes = 0;         // a microbatch, from its forward to its backward
   MemoryUse memory;
 
   PassCost forward() const;
@@ -66,18 +69,21 @@ class CostModel {
   // Seconds of a pass: each module takes the longer of its arithmetic and its memory traffic.
   double forward_seconds(std::int64_t rank) const;
   double backward_seconds(std::int64_t rank) const;
-  // Sums of the gradients over the ranks that hold their tensors, in rings.
-  double gradient_seconds(std::int64_t rank) const;
+  // Sum of a bucket's gradients over the ranks that hold it, in rings; half of it for the sum or the gathering of
+  // shares.
+  double sum_seconds(std::int64_t rank, const Bucket& bucket) const;
   // The least a step can take: the busiest rank's passes.
   double busiest_seconds() const;
 
   // The program of a rank of the replica whose first rank is `first_rank` of the cluster, ready for simulate().
-  // Collectives are of all ranks: replicas are alike, so those of one replica meet and take as long as all do.
+  // Replicas are alike, so the ranks of one replica meet in collectives, which take as long as with all.
   TimedProgram timed(std::int64_t rank, const Program& program, std::int64_t first_rank) const;
 
  private:
   RankCost cost_of(std::int64_t rank) const;
   double seconds(const PassCost& pass) const;
+  const ModuleCost& module_cost(std::int64_t rank, std::int64_t module) const;
+  const Bucket& bucket(std::int64_t rank, std::int64_t module) const;
   double small_sum_seconds() const;
 
   const RunConfig& config_;

@@ -78,6 +78,15 @@ void check_parallel(const RunConfig& config) {
   }
 }
 
+std::vector<HostedModule> hosted_modules(const ModelConfig& model, const LayerRange& layers) {
+  std::vector<HostedModule> modules;
+  const std::vector<std::string> names = part_names(model, layers);
+  for (std::int64_t m = 0; m < num_modules(model); ++m) {
+    if (!part_of(model, layers, m).empty()) modules.push_back({m, names[modules.size()]});
+  }
+  return modules;
+}
+
 // Empty where one stage alone holds it.
 std::vector<std::int64_t> embedding_stages_of(const ModelConfig& model, const std::vector<StagePlan>& layout) {
   std::vector<std::int64_t> stages;
@@ -128,6 +137,10 @@ GroupRange Plan::groups(std::int64_t rank, std::int64_t sequences, std::int64_t 
   const std::int64_t units = sequences * groups_per_sequence / unit;
   const std::int64_t begin = units * shard / count;
   return {begin * unit, (units * (shard + 1) / count - begin) * unit};
+}
+
+std::int64_t Plan::holders(std::int64_t stage) const {
+  return num_ranks / ranks_per_replica() * layout[static_cast<std::size_t>(stage)].shards;
 }
 
 bool Plan::holds_embedding(std::int64_t stage) const {
@@ -206,7 +219,7 @@ std::vector<StagePlan> cut_stages(const RunConfig& config) {
   check_parallel(config);
   const ParallelConfig& parallel = config.parallel;
   const LayerRange all = all_layers(config.model);
-  if (parallel.stages == 1) return {{all, 1}};
+  if (parallel.stages == 1) return {{all, 1, hosted_modules(config.model, all)}};
   const std::int64_t first_decoder = first_decoder_layer(config.model);
   std::vector<std::int64_t> starts;
   if (parallel.cut.empty()) {
@@ -228,10 +241,11 @@ std::vector<StagePlan> cut_stages(const RunConfig& config) {
   starts.push_back(all.end);
   std::int64_t begin = 0;
   for (const std::int64_t end : starts) {
-    layout.push_back({{begin, end}, 1});
+    layout.push_back({{begin, end}, 1, {}});
     begin = end;
   }
   layout.back().shards = parallel.shards;
+  for (StagePlan& stage : layout) stage.modules = hosted_modules(config.model, stage.layers);
   return layout;
 }
 
@@ -300,6 +314,7 @@ Plan make_plan(const RunConfig& config, std::int64_t num_ranks, std::int64_t bud
   plan.embedding_stages = embedding_stages_of(config.model, plan.layout);
   plan.stages = parallel.stages;
   plan.shards = parallel.shards;
+  plan.zero = parallel.zero == 1;
   plan.whole_sequences = config.model.lookback > 0;
   const std::int64_t each = plan.ranks_per_replica();
   const std::string replica = each == 1 ? std::string("every rank is one replica")
@@ -311,6 +326,7 @@ Plan make_plan(const RunConfig& config, std::int64_t num_ranks, std::int64_t bud
                                  num_ranks > each ? fmt::format("{} or ", num_ranks / each * each) : "",
                                  (num_ranks / each + 1) * each));
   }
+  plan.num_ranks = num_ranks;
   plan.replicas = num_ranks / each;
   if (parallel.data != 0 && parallel.data != plan.replicas) {
     throw InputError(

@@ -25,9 +25,17 @@ struct RankRole {
   bool operator==(const RankRole&) const = default;
 };
 
+// What a stage holds of a module of the chain.
+struct HostedModule {
+  std::int64_t module = 0;
+  std::string name{};  // "decoder1", "encoder2.1-3"
+  bool operator==(const HostedModule&) const = default;
+};
+
 struct StagePlan {
   LayerRange layers;
   std::int64_t shards = 1;
+  std::vector<HostedModule> modules{};  // in the order of the chain
 };
 
 // A tensor between stages, or the gradient of the loss by it. For a microbatch of B sequences, all f32:
@@ -56,11 +64,13 @@ struct Crossing {
 };
 
 struct Plan {
+  std::int64_t num_ranks = 1;  // of all replicas, where `ranks` has one alone too (one_replica())
   std::int64_t replicas = 1;
   std::int64_t stages = 1;
   std::int64_t shards = 1;           // of the last stage
   std::int64_t batch_size = 0;       // sequences a step over all ranks
   std::int64_t microbatch_size = 0;  // sequences a forward and backward on one replica
+  bool zero = false;                 // ranks that hold the same tensors divide the optimizer's moments
   bool whole_sequences = false;      // shards take whole sequences (lookback reads tokens of the group before)
   std::vector<RankRole> ranks;
   std::vector<StagePlan> layout;    // a stage each
@@ -78,6 +88,8 @@ struct Plan {
   // The groups that a rank takes of `sequences` sequences of `groups_per_sequence` groups each: contiguous, as equal as
   // can be, all of them where its stage has one shard.
   GroupRange groups(std::int64_t rank, std::int64_t sequences, std::int64_t groups_per_sequence) const;
+  // Ranks of all replicas that hold the tensors of a stage.
+  std::int64_t holders(std::int64_t stage) const;
   // Stages that hold the embedding, where they are several: its gradient is then the sum over them.
   std::vector<std::int64_t> embedding_stages{};
   bool holds_embedding(std::int64_t stage) const;

@@ -28,6 +28,8 @@ std::string_view name_of(Op op) {
       return "reduce_scatter";
     case Op::all_gather:
       return "all_gather";
+    case Op::wait:
+      return "wait";
     case Op::clip_norm:
       return "clip_norm";
     case Op::step:
@@ -44,6 +46,7 @@ std::string Instruction::str() const {
   std::string text(name_of(op));
   if (tensor.kind != Boundary::Kind::none) text += fmt::format(" {}", tensor.str());
   if (microbatch >= 0) text += fmt::format(" {}", microbatch);
+  if (!part.empty()) text += fmt::format(" {}", part);
   if (peer >= 0) text += fmt::format(" {} rank {}", op == Op::receive ? "from" : "to", peer);
   return text;
 }
@@ -53,7 +56,7 @@ namespace {
 // The forward or backward passes of one rank, with the messages before and after each.
 class RankProgram {
  public:
-  RankProgram(const Plan& plan, std::int64_t rank) : plan_(plan), role_(plan.role(rank)) {}
+  RankProgram(const Plan& plan, std::int64_t rank) : plan_(plan), rank_(rank), role_(plan.role(rank)) {}
 
   void forward(std::int64_t microbatch) {
     exchange(Op::receive, microbatch, false);
@@ -64,6 +67,32 @@ class RankProgram {
     exchange(Op::receive, microbatch, true);
     program_.push_back({Op::backward, microbatch});
     exchange(Op::send, microbatch, true);
+  }
+  // The sums of gradients begin on the way, where several ranks hold the same tensors.
+  void last_backward(std::int64_t microbatch) {
+    const Op sum = plan_.zero ? Op::reduce_scatter : Op::all_reduce;
+    if (plan_.holders(role_.stage) == 1) {
+      backward(microbatch);
+    } else {
+      exchange(Op::receive, microbatch, true);
+      const std::vector<HostedModule>& modules = plan_.stage_of(rank_).modules;
+      for (auto module = modules.rbegin(); module != modules.rend(); ++module) {
+        program_.push_back({Op::backward, microbatch, -1, {}, module->module, module->name});
+        if (module + 1 == modules.rend()) exchange(Op::send, microbatch, true);
+        share(sum, *module);
+      }
+    }
+    if (plan_.holds_embedding(role_.stage)) share(sum, embedding());
+    add(Op::all_reduce);
+    if (sums()) add(Op::wait);
+  }
+  void gather() {
+    if (!plan_.zero || !sums()) return;
+    if (plan_.holders(role_.stage) > 1) {
+      for (const HostedModule& module : plan_.stage_of(rank_).modules) share(Op::all_gather, module);
+    }
+    if (plan_.holds_embedding(role_.stage)) share(Op::all_gather, embedding());
+    add(Op::wait);
   }
   void add(Op op) { program_.push_back({op}); }
   Program take() { return std::move(program_); }
@@ -85,31 +114,40 @@ class RankProgram {
     }
   }
 
+  bool sums() const { return plan_.holders(role_.stage) > 1 || plan_.holds_embedding(role_.stage); }
+  static HostedModule embedding() { return {Instruction::embedding, "embedding"}; }
+  void share(Op op, const HostedModule& module) { program_.push_back({op, -1, -1, {}, module.module, module.name}); }
+
   const Plan& plan_;
+  std::int64_t rank_;
   RankRole role_;
   Program program_;
 };
 
 }  // namespace
 
-std::vector<Program> schedule(const Plan& plan, std::int64_t num_microbatches, const StepDuties& duties) {
+Program program_of(const Plan& plan, std::int64_t rank, std::int64_t num_microbatches, const StepDuties& duties) {
   PHOTON_EXPECT(num_microbatches >= 1, "a step of {} microbatches", num_microbatches);
+  RankProgram program(plan, rank);
+  const std::int64_t ahead = plan.max_in_flight(plan.role(rank).stage, num_microbatches) - 1;
+  for (std::int64_t i = 0; i < ahead; ++i) program.forward(i);
+  for (std::int64_t i = 0; i < num_microbatches; ++i) {
+    if (i + ahead < num_microbatches) program.forward(i + ahead);
+    if (i + 1 < num_microbatches) program.backward(i);
+  }
+  program.last_backward(num_microbatches - 1);
+  program.add(Op::clip_norm);
+  program.add(Op::step);
+  program.gather();
+  if (duties.evaluate) program.add(Op::evaluate);
+  if (duties.save) program.add(Op::save);
+  return program.take();
+}
+
+std::vector<Program> schedule(const Plan& plan, std::int64_t num_microbatches, const StepDuties& duties) {
   std::vector<Program> programs;
   for (std::size_t r = 0; r < plan.ranks.size(); ++r) {
-    const auto rank = static_cast<std::int64_t>(r);
-    RankProgram program(plan, rank);
-    const std::int64_t ahead = plan.max_in_flight(plan.role(rank).stage, num_microbatches) - 1;
-    for (std::int64_t i = 0; i < ahead; ++i) program.forward(i);
-    for (std::int64_t i = 0; i < num_microbatches; ++i) {
-      if (i + ahead < num_microbatches) program.forward(i + ahead);
-      program.backward(i);
-    }
-    program.add(Op::all_reduce);
-    program.add(Op::clip_norm);
-    program.add(Op::step);
-    if (duties.evaluate) program.add(Op::evaluate);
-    if (duties.save) program.add(Op::save);
-    programs.push_back(program.take());
+    programs.push_back(program_of(plan, static_cast<std::int64_t>(r), num_microbatches, duties));
   }
   return programs;
 }

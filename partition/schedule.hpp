@@ -18,13 +18,14 @@ enum class Op : std::uint8_t {
   recompute,        // activations that the forward did not keep
   send,
   receive,
-  all_reduce,  // loss sums over all ranks, and each gradient over the ranks that hold its tensor
-  reduce_scatter,
-  all_gather,
-  clip_norm,  // the global norm of the gradients and the factor that clips it
-  step,       // the optimizer's update
-  evaluate,   // on the validation files
-  save,       // a checkpoint
+  all_reduce,      // of a part: begins the sum of its gradients over the ranks that hold it; without one: loss sums
+  reduce_scatter,  // begins the sum of a part's gradients, of which each of these ranks keeps its share
+  all_gather,      // begins to bring the shares of a part's updated weights together
+  wait,            // until the sums and gathers that were begun are done
+  clip_norm,       // the global norm of the gradients and the factor that clips it
+  step,            // the optimizer's update
+  evaluate,        // on the validation files
+  save,            // a checkpoint
 };
 
 std::string_view name_of(Op op);  // "forward", ...
@@ -34,9 +35,14 @@ struct Instruction {
   std::int64_t microbatch = -1;  // of forward, backward, send and their like; -1 where there is none
   std::int64_t peer = -1;        // send, receive: the other rank
   Boundary tensor = {};          // send, receive: what; the rows are those of the groups of both ranks
+  // backward, all_reduce, reduce_scatter, all_gather: of which module alone (blueprint/modules.hpp), or `embedding`; -1
+  // for all that the rank holds
+  std::int64_t module = -1;
+  std::string part{};  // the module's name
+  static constexpr std::int64_t embedding = -2;
 
   bool operator==(const Instruction&) const = default;
-  std::string str() const;  // "forward 3", "step", "send dY(1) 3 to rank 0"
+  std::string str() const;  // "forward 3", "backward 3 decoder1", "send dY(1) 3 to rank 0"
 };
 
 using Program = std::vector<Instruction>;
@@ -47,9 +53,12 @@ struct StepDuties {
   bool save = false;
 };
 
-// One program for each rank of the plan, all for one step. Stages follow each other in 1F1B order: stage s of S runs
-// S-1-s forwards ahead, then a forward and a backward in turn, so that the encoders of microbatch i+1 run while the
-// decoders work on microbatch i. Sends do not wait for their receiver.
+// The program of a rank for one step. Stages follow each other in 1F1B order: stage s of S runs S-1-s forwards ahead,
+// then a forward and a backward in turn, so that the encoders of microbatch i+1 run while the decoders work on
+// microbatch i. Sends do not wait for their receiver. The last backward goes module by module, and the sum of a
+// module's gradients begins as soon as they are complete; all are waited for before the norm.
+Program program_of(const Plan& plan, std::int64_t rank, std::int64_t num_microbatches, const StepDuties& duties);
+// One for each rank of the plan.
 std::vector<Program> schedule(const Plan& plan, std::int64_t num_microbatches, const StepDuties& duties);
 
 // What a rank does for one microbatch that is only evaluated: the messages and the forward.

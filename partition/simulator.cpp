@@ -38,12 +38,17 @@ class Simulator {
     double out_free = 0;   // when its way out is free again, and its way in
     double in_free = 0;
     std::int64_t memory = 0;
+    std::map<std::int64_t, std::int64_t> met;  // collectives of each group that it came to
+    std::int64_t num_started = 0;              // and not done
+    double others_arrived = 0;                 // the last of those that it started: when its last rank came,
+    double started_done = 0;                   // and when it is done
+    double finish_since = -1;                  // when it began to wait for them
   };
   // From, to, number of the message.
   using MessageKey = std::tuple<std::size_t, std::size_t, std::int64_t>;
   struct Meeting {
     double last_arrival = 0;
-    std::vector<std::pair<std::size_t, double>> ranks;
+    std::vector<std::tuple<std::size_t, std::size_t, double>> ranks;  // rank, instruction, when it came
   };
 
   const TimedInstruction& instruction_of(std::size_t rank) const { return programs_[rank][states_[rank].next]; }
@@ -65,7 +70,10 @@ class Simulator {
       case Kind::receive:
         return receive(rank, i, time);
       case Kind::collective:
+      case Kind::start:
         return meet(rank, i, time);
+      case Kind::finish:
+        return finish_started(rank, time);
     }
   }
 
@@ -131,19 +139,52 @@ class Simulator {
   }
 
   void meet(std::size_t rank, const TimedInstruction& i, double time) {
-    Meeting& meeting = meetings_[i.group];
-    meeting.ranks.emplace_back(rank, time);
+    const std::pair key{i.group, states_[rank].met[i.group]++};
+    Meeting& meeting = meetings_[key];
+    meeting.ranks.emplace_back(rank, states_[rank].next, time);
     meeting.last_arrival = std::max(meeting.last_arrival, time);
+    const bool starts = i.kind == Kind::start;
+    if (starts) {
+      ++states_[rank].num_started;
+      complete(rank, time, time);
+    }
     if (static_cast<std::int64_t>(meeting.ranks.size()) < i.group_size) return;
     const Meeting all = std::move(meeting);
-    meetings_.erase(i.group);
+    meetings_.erase(key);
     double seconds = 0;
-    for (const auto& member : all.ranks) seconds = std::max(seconds, instruction_of(member.first).seconds);
-    for (const auto& [member, arrived] : all.ranks) {
+    double begin = all.last_arrival;
+    for (const auto& [member, instruction, arrived] : all.ranks) {
+      seconds = std::max(seconds, programs_[member][instruction].seconds);
+      if (starts) begin = std::max(begin, states_[member].started_done);
+    }
+    for (const auto& [member, instruction, arrived] : all.ranks) {
+      if (starts) {
+        State& state = states_[member];
+        state.others_arrived = all.last_arrival;
+        state.started_done = begin + seconds;
+        last_arrival_ = std::max(last_arrival_, state.started_done);
+        if (--state.num_started == 0 && state.finish_since >= 0) leave_finish(member);
+        continue;
+      }
       result_.ranks[member].wait += all.last_arrival - arrived;
       result_.ranks[member].communication += seconds;
       complete(member, all.last_arrival, all.last_arrival + seconds);
     }
+  }
+
+  void finish_started(std::size_t rank, double time) {
+    states_[rank].finish_since = time;
+    if (states_[rank].num_started == 0) leave_finish(rank);
+  }
+
+  void leave_finish(std::size_t rank) {
+    State& state = states_[rank];
+    const double arrived = std::max(state.finish_since, state.others_arrived);
+    const double end = std::max(arrived, state.started_done);
+    result_.ranks[rank].wait += arrived - state.finish_since;
+    result_.ranks[rank].communication += end - arrived;
+    state.finish_since = -1;
+    complete(rank, arrived, end);
   }
 
   void expect_all_done() const {
@@ -173,9 +214,9 @@ class Simulator {
   Simulation result_;
   using Ready = std::pair<double, std::size_t>;
   std::priority_queue<Ready, std::vector<Ready>, std::greater<>> queue_;
-  std::map<MessageKey, std::deque<double>> arrivals_;  // sent, not yet received
-  std::map<MessageKey, double> receivers_;             // waiting, since when
-  std::map<std::int64_t, Meeting> meetings_;
+  std::map<MessageKey, std::deque<double>> arrivals_;                  // sent, not yet received
+  std::map<MessageKey, double> receivers_;                             // waiting, since when
+  std::map<std::pair<std::int64_t, std::int64_t>, Meeting> meetings_;  // by group, and how many there were before
   double last_arrival_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // Times programs: what each rank does when, who waits for whom. Ranks work through their programs in order; a message
 // leaves as soon as its sender reaches it, while the sender goes on, and occupies the sender's way out and the
-// receiver's way in; a receiver waits until the message is there; a collective begins when its last rank has arrived.
+// receiver's way in; a receiver waits until the message is there; a collective begins when its last rank has arrived,
+// one that is started without waiting also when its ranks have done those that they started before.
 #pragma once
 
 #include <cstdint>
@@ -9,17 +10,17 @@
 
 namespace photon {
 
-// One instruction with its cost.
+// One instruction with its cost. `start` begins a collective, and `finish` waits for all that its rank has started.
 struct TimedInstruction {
-  enum class Kind : std::uint8_t { compute, send, receive, collective };
+  enum class Kind : std::uint8_t { compute, send, receive, collective, start, finish };
   Kind kind = Kind::compute;
-  std::string name;          // for timelines: "forward 3"
-  double seconds = 0;        // compute: work; send: time the message occupies the link; collective: once all are there
-  double latency = 0;        // send: until its first byte arrives
-  std::int64_t peer = -1;    // send, receive: the other rank
-  std::int64_t message = 0;  // send, receive: what tells messages between two ranks apart
-  std::int64_t group = -1;   // collective: its members meet under this number, in the order of their programs
-  std::int64_t group_size = 1;  // collective: ranks that take part
+  std::string name;    // for timelines: "forward 3"
+  double seconds = 0;  // compute: work; send: time the message occupies the link; collective, start: once all are there
+  double latency = 0;  // send: until its first byte arrives
+  std::int64_t peer = -1;       // send, receive: the other rank
+  std::int64_t message = 0;     // send, receive: what tells messages between two ranks apart
+  std::int64_t group = -1;      // collective, start: its members meet under this number, in the order of their programs
+  std::int64_t group_size = 1;  // collective, start: ranks that take part
   std::int64_t memory = 0;      // bytes taken when it begins (above 0) or given back when it ends (below 0)
 };
 using TimedProgram = std::vector<TimedInstruction>;
@@ -33,7 +34,7 @@ struct Span {
 
 struct RankTimes {
   double compute = 0;        // seconds of compute
-  double communication = 0;  // seconds in collectives, without waiting for others to arrive
+  double communication = 0;  // seconds waiting in collectives, once the others have arrived
   double wait = 0;           // seconds waiting for messages and for other ranks
   double end = 0;            // of its last instruction
   std::int64_t peak_memory = 0;

@@ -107,6 +107,21 @@ const char* embedding_name(const ModelConfig& config) {
   return config.type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight";
 }
 
+std::int64_t module_of_parameter(const ModelConfig& config, const std::string& name) {
+  if (name == embedding_name(config) || config.type == ModelType::vanilla) return 0;
+  if (name == "lm_head.weight") return decoder_module(config, 1);
+  if (name == "start_latent") return encoder_module(config.num_levels());
+  for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
+    const std::string level = fmt::format("levels.{}.", l - 1);
+    if (!name.starts_with(level)) continue;
+    const std::string rest = name.substr(level.size());
+    const bool decodes = rest.starts_with("converter.") || rest.starts_with("decoder.");
+    return decodes ? decoder_module(config, l) : encoder_module(l);
+  }
+  PHOTON_EXPECT(false, "{} belongs to no module", name);
+  return -1;
+}
+
 namespace {
 
 // Beginnings of the names of what a part of a stack reads.

@@ -77,6 +77,9 @@ std::vector<std::string> part_names(const ModelConfig& config, const LayerRange&
 std::vector<ParameterSpec> hosted_parameters(const ModelConfig& config, const LayerRange& layers);
 // The embedding's name.
 const char* embedding_name(const ModelConfig& config);
+// The module in whose backward pass a tensor's gradient becomes complete; the embedding's where one part holds the
+// whole chain.
+std::int64_t module_of_parameter(const ModelConfig& config, const std::string& name);
 
 // What a part of a PHOTON chain has, makes and reads: X(l), and Y(l) with c(L) in the place of Y(L).
 class ChainPart {

@@ -251,6 +251,12 @@ void describe_parallel(Visitor& v, Parallel& c) {
                .at_least(0)
                .at_most(1 << 30),
            c.microbatch_size);
+  v.scalar(Key("zero", "",
+               "1: the ranks that hold the same tensors (replicas, shards) divide the optimizer's moments and the "
+               "update among them (ZeRO stage 1); 0: each does it all")
+               .at_least(0)
+               .at_most(1),
+           c.zero);
   const auto deadline = [&](const char* name, const char* help, auto& value) {
     v.scalar(Key(name, "s", help).at_least(1).at_most(1 << 20), value);
   };

@@ -65,6 +65,7 @@ struct ParallelConfig {
   std::int64_t shards = 1;           // ranks that share the decoders of the last stage
   std::string cut{};                 // layers that begin stages 2, 3, ...: "decoder2,decoder1.3"; empty = balanced
   std::int64_t microbatch_size = 0;  // sequences a forward/backward on one replica; 0 = chosen from memory
+  std::int64_t zero = 0;             // 1: ranks that hold the same tensors share the optimizer's moments
   // How long a rank waits for others before it gives up, seconds.
   std::int64_t setup_deadline = 900;
   std::int64_t step_deadline = 900;  // a step, or an evaluation

@@ -7,6 +7,7 @@
 #include "config/run_config.hpp"
 #include "model/parameters.hpp"
 #include "tensor/context.hpp"
+#include "train/owned_pieces.hpp"
 
 namespace photon {
 
@@ -26,6 +27,9 @@ class AdamWOptimizer {
  public:
   // For parameters of this layout.
   AdamWOptimizer(const std::vector<ParameterSpec>& specs, const TrainConfig& config, Space space);
+  // For these pieces of them alone (parallel.zero): the moments then are laid out compact, and step() updates no other
+  // elements.
+  AdamWOptimizer(const std::vector<OwnedPiece>& pieces, const TrainConfig& config, Space space);
 
   // One update of the parameters. `update` counts the updates made so far plus one (bias correction); the gradients are
   // multiplied by `gradient_scale` as they are read.
@@ -36,10 +40,17 @@ class AdamWOptimizer {
   Parameters& variance() { return variance_; }  // v, the second
 
  private:
+  // A run of elements that decay alike: where it begins in the parameters, and in the moments.
+  struct Run {
+    std::int64_t flat = 0;
+    std::int64_t moment = 0;
+    std::int64_t count = 0;
+    bool decays = false;
+  };
   TrainConfig config_;
   Parameters mean_;
   Parameters variance_;
-  std::vector<DecayRange> ranges_;
+  std::vector<Run> runs_;
 };
 
 }  // namespace photon

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "kernels/elementwise.hpp"
-#include "kernels/optimizer.hpp"
 #include "model/photon_model.hpp"
 #include "train/memory_plan.hpp"
 
@@ -16,13 +15,11 @@ PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicat
       rank_(all.rank()),
       role_(plan.role(rank_)),
       all_(all),
-      stage_(all.split(static_cast<int>(role_.stage), "stage")),
-      shared_(all.split(plan.holds_embedding(role_.stage) ? 0 : 1, "embedding")),
       parameters_(hosted_parameters(config.model, plan.stage_of(rank_).layers), Space::host, "parameters"),
       part_(make_model_part(config.model, plan.stage_of(rank_).layers, parameters_, start_token)) {
   PHOTON_EXPECT(all.size() == static_cast<int>(plan.ranks.size()), "{} ranks for a plan of {}", all.size(),
                 plan.ranks.size());
-  if (rank_ == 0) gathered_.emplace(config_, Space::host, "the gathered weights");
+  if (rank_ == 0 && plan.stages > 1) gathered_.emplace(config_, Space::host, "the gathered weights");
   flights_.resize(static_cast<std::size_t>(plan.max_in_flight(role_.stage, plan.num_microbatches())));
   const std::int64_t bytes = stage_arena_bytes(config, plan.stage_of(rank_), plan.microbatch_size);
   for (Flight& flight : flights_) flight.arena = Arena(Space::host, bytes, "the activations of a microbatch");
@@ -62,14 +59,15 @@ void PipelineRank::begin_backward(const Context& ctx, Flight& flight) {
 }
 
 LossSums PipelineRank::backward(const Context& ctx, std::int64_t microbatch, const LossScales& scales,
-                                const RecLossOptions& rec, Parameters& gradients) {
+                                const RecLossOptions& rec, Parameters& gradients, std::int64_t only) {
   Flight& f = flight(ctx, microbatch);
   PHOTON_EXPECT(f.pass.has_value(), "rank {} has no groups of microbatch {}", rank_, microbatch);
   begin_backward(ctx, f);
   LossSums sums = no_sums();
-  for (std::int64_t module = num_modules(config_) - 1; module >= 0; --module) {
-    if (part_of(config_, plan_.stage_of(rank_).layers, module).empty()) continue;
-    sums += part_->backward(ctx, f.arena, gradients, *f.pass, module, scales, rec);
+  const std::vector<HostedModule>& modules = plan_.stage_of(rank_).modules;
+  for (auto hosted = modules.rbegin(); hosted != modules.rend(); ++hosted) {
+    if (only >= 0 && only != hosted->module) continue;
+    sums += part_->backward(ctx, f.arena, gradients, *f.pass, hosted->module, scales, rec);
   }
   return sums;
 }
@@ -161,42 +159,6 @@ LossSums PipelineRank::evaluate(const Context& ctx, const Batch& batch, const Re
   return sums;
 }
 
-bool PipelineRank::is_shared(const std::string& name) const {
-  return plan_.holds_embedding(role_.stage) && name == embedding_name(config_);
-}
-
-std::vector<TensorView> PipelineRank::own_ranges(const Parameters& values) const {
-  const TensorView flat = values.flat();
-  if (!plan_.holds_embedding(role_.stage)) return {flat};
-  std::vector<TensorView> ranges;
-  for (const ParameterSpec& spec : values.specs()) {
-    if (!is_shared(spec.name)) continue;
-    const std::int64_t end = spec.offset + spec.numel();
-    if (spec.offset > 0) ranges.push_back(flat.slice(0, 0, spec.offset));
-    if (end < flat.numel()) ranges.push_back(flat.slice(0, end, flat.numel() - end));
-  }
-  return ranges;
-}
-
-void PipelineRank::all_reduce(Parameters& gradients) {
-  for (const TensorView& range : own_ranges(gradients)) stage_.all_reduce(range, Reduction::sum);
-  if (!plan_.holds_embedding(role_.stage)) return;
-  const TensorView shared = gradients.view(embedding_name(config_));
-  shared_.all_reduce(shared.reshape({shared.numel()}), Reduction::sum);
-}
-
-double PipelineRank::sum_of_squares(const Context& ctx, const Parameters& gradients) {
-  double sum = 0;
-  if (stage_.rank() == 0) {
-    for (const TensorView& range : own_ranges(gradients)) sum += photon::sum_of_squares(ctx, range);
-    if (plan_.holds_embedding(role_.stage) && role_.stage == plan_.embedding_stages.front()) {
-      const TensorView shared = gradients.view(embedding_name(config_));
-      sum += photon::sum_of_squares(ctx, shared.reshape({shared.numel()}));
-    }
-  }
-  return all_.all_reduce(sum, Reduction::sum);
-}
-
 const Parameters* PipelineRank::gather_weights() {
   constexpr int tag = Communicator::max_tag;
   // The embedding comes from the first stage that holds it.
@@ -204,6 +166,7 @@ const Parameters* PipelineRank::gather_weights() {
     return !plan_.holds_embedding(stage) || stage == plan_.embedding_stages.front() ||
            spec.name != embedding_name(config_);
   };
+  if (plan_.stages == 1) return rank_ == 0 ? &parameters_ : nullptr;
   if (rank_ != 0) {
     if (role_.replica != 0 || role_.shard != 0) return nullptr;
     for (const ParameterSpec& spec : specs()) {

@@ -19,7 +19,7 @@ namespace photon {
 
 class PipelineRank {
  public:
-  // Collective: makes communicators. `all` outlives this object and has the plan's ranks.
+  // `all` outlives this object and has the plan's ranks.
   PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all, std::int32_t start_token);
 
   Parameters& parameters() { return parameters_; }
@@ -29,9 +29,10 @@ class PipelineRank {
   using BatchOf = std::function<Batch(std::int64_t)>;
   void begin_step(BatchOf batch_of);
   void forward(const Context& ctx, std::int64_t microbatch);
-  // Adds to `gradients`, which are laid out as parameters(). Sums of the losses that this rank computes.
+  // Adds to `gradients`, which are laid out as parameters(). Sums of the losses that this rank computes. `module`: what
+  // is hosted of that one alone, modules in descending order; -1: all.
   LossSums backward(const Context& ctx, std::int64_t microbatch, const LossScales& scales, const RecLossOptions& rec,
-                    Parameters& gradients);
+                    Parameters& gradients, std::int64_t module = -1);
   void send(const Instruction& instruction);
   void receive(const Context& ctx, const Instruction& instruction);
   // Waits until everything that was sent has arrived.
@@ -39,11 +40,8 @@ class PipelineRank {
   // Forward and losses of one batch of at most the plan's microbatch size; every rank of the replica calls it.
   LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec);
 
-  // Collective over all ranks: sums each tensor's gradient over the ranks that hold it.
-  void all_reduce(Parameters& gradients);
-  // Collective: the sum of squares of all gradients, each tensor counted once.
-  double sum_of_squares(const Context& ctx, const Parameters& gradients);
-  // Collective: all weights on rank 0, which gets them in memory set aside when it was made; null on other ranks.
+  // Collective: all weights on rank 0, which gets those of other stages in memory set aside when it was
+  // made; null on other ranks.
   const Parameters* gather_weights();
 
  private:
@@ -65,18 +63,12 @@ class PipelineRank {
   // The rows of a boundary tensor that this rank and `peer` share; empty where there are none.
   TensorView shared_rows(const Flight& flight, const Boundary& tensor, std::int64_t peer) const;
   static int tag_of(const Instruction& instruction);
-  // Whether several stages hold this tensor: the embedding.
-  bool is_shared(const std::string& name) const;
-  // The parts of a flat buffer that are not the shared tensor.
-  std::vector<TensorView> own_ranges(const Parameters& values) const;
 
   ModelConfig config_;
   Plan plan_;
   std::int64_t rank_;
   RankRole role_;
   Communicator& all_;
-  Communicator stage_;   // the ranks that hold the same modules
-  Communicator shared_;  // the ranks that hold the shared tensor, where this one does
   Parameters parameters_;
   std::unique_ptr<ModelPart> part_;
   std::optional<Parameters> gathered_;  // rank 0

@@ -10,7 +10,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "blueprint/modules.hpp"
 #include "blueprint/parameters.hpp"
 #include "checkpoint/weights.hpp"
 #include "kernels/optimizer.hpp"
@@ -117,15 +116,16 @@ void Trainer::run_step() {
   const TensorView gradients = gradients_->flat();
   std::memset(gradients.data(), 0, static_cast<std::size_t>(gradients.bytes()));
   if (pipeline_) pipeline_->begin_step([this](std::int64_t i) { return microbatch(i); });
-  const std::vector<Program> programs = schedule(
-      plan_, plan_.num_microbatches(), {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
-  for (const Instruction& instruction : programs[static_cast<std::size_t>(world_.rank())]) execute(instruction, step);
+  const Program program = program_of(plan_, world_.rank(), plan_.num_microbatches(),
+                                     {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
+  for (const Instruction& instruction : program) execute(instruction, step);
   finish_record(step);
   if (trace_) trace_->after_step(step.number, clock_.take_spans(), world_.all());
 }
 
 void Trainer::execute(const Instruction& instruction, Step& step) {
   const auto measure = clock_.measure(instruction);
+  sums_->advance();
   switch (instruction.op) {
     case Op::forward:
       if (pipeline_) return pipeline_->forward(ctx_, instruction.microbatch);
@@ -134,12 +134,20 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
       forwarded_ = instruction.microbatch;
       return;
     case Op::backward:
-      if (pipeline_) return backward(instruction.microbatch, step);
+      if (pipeline_) return backward(instruction, step);
+      if (forwarded_ < 0 && instruction.module >= 0) return;  // done with the first of its modules
       PHOTON_EXPECT(forwarded_ == instruction.microbatch, "{} after the forward of {}", instruction.str(), forwarded_);
       forwarded_ = -1;
-      return backward(instruction.microbatch, step);
+      return backward(instruction, step);
     case Op::all_reduce:
-      return reduce(step);
+      if (instruction.module == -1) return reduce(step);
+      return sums_->start(instruction, *gradients_);
+    case Op::reduce_scatter:
+      return sums_->start(instruction, *gradients_);
+    case Op::all_gather:
+      return sums_->start(instruction, weights());
+    case Op::wait:
+      return sums_->wait();
     case Op::clip_norm:
       return clip(step);
     case Op::step:
@@ -160,8 +168,6 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
     case Op::backward_input:
     case Op::backward_weight:
     case Op::recompute:
-    case Op::reduce_scatter:
-    case Op::all_gather:
       break;
   }
   PHOTON_EXPECT(false, "rank {} cannot {}", world_.rank(), instruction.str());
@@ -171,9 +177,10 @@ Batch Trainer::microbatch(std::int64_t index) const {
   return sequences_.part(index * plan_.microbatch_size, plan_.microbatch_size);
 }
 
-void Trainer::backward(std::int64_t index, Step& step) {
+void Trainer::backward(const Instruction& instruction, Step& step) {
   const RecLossOptions rec = rec_loss_options(config_.train);
-  step.totals.add(pipeline_ ? pipeline_->backward(ctx_, index, step.scales, rec, *gradients_)
+  const std::int64_t index = instruction.microbatch;
+  step.totals.add(pipeline_ ? pipeline_->backward(ctx_, index, step.scales, rec, *gradients_, instruction.module)
                             : model_->forward_backward(ctx_, microbatch(index), step.scales, rec, *gradients_));
 }
 
@@ -181,11 +188,6 @@ void Trainer::reduce(Step& step) {
   if (pipeline_) pipeline_->finish();
   step.totals.all_reduce(world_.all());
   clock_.arrived();
-  if (pipeline_) {
-    pipeline_->all_reduce(*gradients_);
-  } else {
-    world_.all().all_reduce(gradients_->flat(), Reduction::sum);
-  }
 }
 
 void Trainer::clip(Step& step) {
@@ -194,8 +196,7 @@ void Trainer::clip(Step& step) {
   record.rec_levels = step.totals.rec_levels();
   record.rec = step.totals.rec();
   record.loss = record.ce + config_.train.alpha * record.rec;
-  record.grad_norm =
-      std::sqrt(pipeline_ ? pipeline_->sum_of_squares(ctx_, *gradients_) : sum_of_squares(ctx_, gradients_->flat()));
+  record.grad_norm = std::sqrt(sums_->sum_of_squares(ctx_, *gradients_));
   // Every rank holds the same bits of both, so all decide alike.
   step.finite = std::isfinite(record.loss) && std::isfinite(record.grad_norm);
   const double limit = config_.train.grad_clip;
@@ -279,22 +280,14 @@ void Trainer::complete_evaluation() {
 }
 
 std::vector<TensorPiece> Trainer::pieces_to_save() {
-  const RankRole& role = plan_.role(world_.rank());
-  const std::int64_t shards = plan_.stage_of(world_.rank()).shards;
-  const std::int64_t holders = plan_.replicas * shards;
+  const PieceLayout moments = plan_.zero ? PieceLayout::compact : PieceLayout::flat;
   std::vector<TensorPiece> pieces;
-  std::int64_t index = 0;
-  const auto take = [&](const char* group, const Parameters& values) {
-    const bool owns_embedding = !plan_.holds_embedding(role.stage) || plan_.embedding_stages.front() == role.stage;
-    const std::string elsewhere = owns_embedding ? "" : std::string(group) + "/" + embedding_name(config_.model);
-    for (TensorPiece& piece : pieces_of(group, values)) {
-      if (piece.name != elsewhere && index++ % holders == role.replica * shards + role.shard)
-        pieces.push_back(std::move(piece));
-    }
+  const auto take = [&](const char* group, const Parameters& values, PieceLayout layout) {
+    for (TensorPiece& piece : pieces_of(group, owned_, values.flat(), layout)) pieces.push_back(std::move(piece));
   };
-  take(parameter_group, weights());
-  take(first_moment_group, optimizer_->mean());
-  take(second_moment_group, optimizer_->variance());
+  take(parameter_group, weights(), PieceLayout::flat);
+  take(first_moment_group, optimizer_->mean(), moments);
+  take(second_moment_group, optimizer_->variance(), moments);
   return pieces;
 }
 

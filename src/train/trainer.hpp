@@ -16,8 +16,10 @@
 #include "partition/schedule.hpp"
 #include "train/adamw_optimizer.hpp"
 #include "train/console.hpp"
+#include "train/gradient_sums.hpp"
 #include "train/loss_totals.hpp"
 #include "train/metrics.hpp"
+#include "train/owned_pieces.hpp"
 #include "train/pipeline.hpp"
 #include "train/run_folder.hpp"
 #include "train/run_trace.hpp"
@@ -82,8 +84,8 @@ class Trainer {
   void run_step();
   void execute(const Instruction& instruction, Step& step);
   Batch microbatch(std::int64_t index) const;
-  void backward(std::int64_t index, Step& step);
-  void reduce(Step& step);
+  void backward(const Instruction& instruction, Step& step);
+  void reduce(Step& step);  // the sums of losses
   void clip(Step& step);
   void update(Step& step);
   void finish_record(Step& step);
@@ -110,6 +112,8 @@ class Trainer {
   std::unique_ptr<Model> model_;            // the whole model, or
   std::unique_ptr<PipelineRank> pipeline_;  // this rank's part of it
   std::unique_ptr<Parameters> gradients_;
+  std::unique_ptr<GradientSums> sums_;
+  std::vector<OwnedPiece> owned_;  // what this rank answers for of the tensors that several hold
   std::unique_ptr<AdamWOptimizer> optimizer_;
   std::unique_ptr<MetricsFile> metrics_;  // rank 0 only
   std::unique_ptr<Console> console_;

@@ -75,8 +75,15 @@ void Trainer::make_plan_and_buffers() {
   plan_ = make_plan(config_, world_.size(), arena_budget(config_, available), arena);
   config_.parallel.microbatch_size = plan_.microbatch_size;
   const RankRole& role = plan_.role(world_.rank());
-  const MemoryPlan memory = plan_memory(
-      config_, layout, role.stage, plan_.max_in_flight(role.stage, plan_.num_microbatches()), plan_.microbatch_size);
+  MemoryPlan memory = plan_memory(config_, layout, role.stage,
+                                  plan_.max_in_flight(role.stage, plan_.num_microbatches()), plan_.microbatch_size);
+  if (plan_.zero) {
+    const std::vector<ParameterSpec> specs = hosted_parameters(config_.model, plan_.stage_of(world_.rank()).layers);
+    memory.optimizer = 0;
+    for (const FlatRange& range : owned_ranges(buckets_of(config_.model, plan_, world_.rank(), specs))) {
+      memory.optimizer += 2 * 4 * range.count;
+    }
+  }
   log_info(
       "memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}){}; {} available",
       bytes_text(memory.total()), bytes_text(memory.weights), bytes_text(memory.gradients),
@@ -91,9 +98,9 @@ void Trainer::make_plan_and_buffers() {
                 folder_.root().string(), bytes_text(free), bytes_text(save_bytes));
   }
 
-  if (plan_.stages > 1) {
+  if (world_.size() > 1) {
     pipeline_ = std::make_unique<PipelineRank>(config_, plan_, world_.all(), data_->start_token(config_.model));
-    for (std::size_t s = 0; s < plan_.layout.size(); ++s) {
+    for (std::size_t s = 0; s < plan_.layout.size() && plan_.stages > 1; ++s) {
       const StagePlan& stage = plan_.layout[s];
       log_info("stage {} of {}: {}{}", s + 1, plan_.stages, fmt::join(part_names(config_.model, stage.layers), ", "),
                stage.shards == 1 ? "" : fmt::format(", {} shards", stage.shards));
@@ -102,7 +109,10 @@ void Trainer::make_plan_and_buffers() {
     model_ = factory_(config_.model, Space::host, data_->start_token(config_.model), DType::f32);
   }
   gradients_ = std::make_unique<Parameters>(weights().specs(), Space::host, "gradients");
-  optimizer_ = std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, Space::host);
+  sums_ = std::make_unique<GradientSums>(config_.model, plan_, world_.all(), weights().specs());
+  owned_ = owned_pieces(weights().specs(), sums_->owned());
+  optimizer_ = plan_.zero ? std::make_unique<AdamWOptimizer>(owned_, config_.train, Space::host)
+                          : std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, Space::host);
   console_ = std::make_unique<Console>(config_.train.steps, config_.train.log_every, world_.rank() != 0);
   log_info("{} parameters; a step is {} sequences of {} tokens: {} replica{}, {} microbatch{} of {} each",
            num_parameters(config_.model), plan_.batch_size, config_.train.sequence_length, plan_.replicas,
@@ -112,9 +122,14 @@ void Trainer::make_plan_and_buffers() {
 
 void Trainer::restore_or_initialize() {
   std::vector<TensorTarget> targets = targets_of(parameter_group, weights());
-  for (TensorTarget& target : targets_of(first_moment_group, optimizer_->mean())) targets.push_back(std::move(target));
-  for (TensorTarget& target : targets_of(second_moment_group, optimizer_->variance()))
-    targets.push_back(std::move(target));
+  const auto add = [&](const char* group, const Parameters& moments) {
+    for (TensorTarget& target :
+         plan_.zero ? targets_of(group, owned_, moments.flat(), PieceLayout::compact) : targets_of(group, moments)) {
+      targets.push_back(std::move(target));
+    }
+  };
+  add(first_moment_group, optimizer_->mean());
+  add(second_moment_group, optimizer_->variance());
   if (const std::optional<TrainState> state = load_latest_checkpoint(folder_.root(), config_.model, targets)) {
     state_ = *state;
     saved_step_ = state_.step;

@@ -128,6 +128,45 @@ TEST(Cost, OneStageHoldsWhatTheBlueprintSays) {
   }
 }
 
+TEST(Cost, SharedMomentsAreDivided) {
+  RunConfig config = run_of(three_levels(), 2, 3, "decoder3");
+  const auto memory = [&](std::int64_t zero, std::int64_t ranks) {
+    config.parallel.zero = zero;
+    const Plan plan = plan_of(config, ranks);
+    const Cluster cluster = cluster_of(ranks, 4);
+    const CostModel cost(config, cluster, plan);
+    std::vector<MemoryUse> use;
+    for (std::int64_t rank = 0; rank < 4; ++rank) use.push_back(cost.rank(rank).memory);
+    return use;
+  };
+  const std::vector<MemoryUse> all = memory(0, 16);
+  const std::vector<MemoryUse> shared = memory(1, 16);
+  for (std::size_t rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(shared[rank].weights, all[rank].weights);
+    EXPECT_LT(shared[rank].optimizer, all[rank].optimizer);
+  }
+  // Four replicas hold the encoders, twelve ranks the decoders; shares are multiples of 64 elements.
+  EXPECT_NEAR(static_cast<double>(shared[0].optimizer), static_cast<double>(all[0].optimizer) / 4, 2 * 4 * 64 * 8);
+  EXPECT_NEAR(static_cast<double>(shared[1].optimizer), static_cast<double>(all[1].optimizer) / 12, 2 * 4 * 64 * 8);
+}
+
+// The sums of a module's gradients go on beside the passes of the next ones.
+TEST(Prediction, SumsOverlapTheLastBackward) {
+  RunConfig config = run_of(three_levels(), 1, 1);
+  const Plan plan = plan_of(config, 8);
+  Cluster cluster = cluster_of(8, 8);
+  const Prediction prediction = predict(config, cluster, plan);
+  const CostModel cost(config, cluster, plan);
+  double sums = 0;
+  for (const Bucket& bucket : cost.rank(0).buckets) sums += cost.sum_seconds(0, bucket);
+  const RankTimes& times = prediction.simulation.ranks.front();
+  EXPECT_GT(sums, 0);
+  EXPECT_LT(times.communication, sums);
+  EXPECT_LT(prediction.seconds, times.compute + sums);
+  // At least the sum of what is complete last is waited for.
+  EXPECT_GE(times.communication, cost.sum_seconds(0, cost.rank(0).buckets.front()));
+}
+
 TEST(Cost, MessagesCarryTheRowsOfBothRanks) {
   // Two sequences of three groups; the three shards take two groups each.
   const RunConfig config = run_of(three_levels(), 2, 3, "decoder3");
@@ -179,7 +218,7 @@ TEST(Prediction, OneReplicaStandsForAll) {
     TimedProgram timed = cost.timed(rank % 3, programs[static_cast<std::size_t>(rank % 3)], rank / 3 * 3);
     for (TimedInstruction& i : timed) {
       if (i.peer >= 0) i.peer += rank / 3 * 3;
-      if (i.group >= 0) i.group_size = 24;
+      if (i.group >= 0) i.group_size *= 8;  // of all replicas
     }
     all.push_back(timed);
   }

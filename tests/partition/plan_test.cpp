@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <set>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "blueprint/flops.hpp"
 #include "partition/schedule.hpp"
+#include "partition/sharing.hpp"
 #include "support/error.hpp"
 
 namespace photon {
@@ -287,16 +289,65 @@ TEST(Schedule, PassesMessagesInTheOrderOfOneForwardOneBackward) {
                                           "receive dY(1) 1 from rank 1",
                                           "receive dY(1) 1 from rank 2",
                                           "backward 1",
+                                          "all_reduce embedding",
                                           "all_reduce",
+                                          "wait",
                                           "clip_norm",
                                           "step"};
   EXPECT_EQ(first, expected);
   std::vector<std::string> shard;
   for (const Instruction& i : programs[2]) shard.push_back(i.str());
-  EXPECT_EQ(shard,
-            (std::vector<std::string>{"receive Y(1) 0 from rank 0", "forward 0", "backward 0", "send dY(1) 0 to rank 0",
-                                      "receive Y(1) 1 from rank 0", "forward 1", "backward 1", "send dY(1) 1 to rank 0",
-                                      "all_reduce", "clip_norm", "step"}));
+  EXPECT_EQ(shard, (std::vector<std::string>{"receive Y(1) 0 from rank 0", "forward 0", "backward 0",
+                                             "send dY(1) 0 to rank 0", "receive Y(1) 1 from rank 0", "forward 1",
+                                             "backward 1 decoder1", "send dY(1) 1 to rank 0", "all_reduce decoder1",
+                                             "all_reduce embedding", "all_reduce", "wait", "clip_norm", "step"}));
+}
+
+TEST(Schedule, BeginsTheSumOfAModuleWhenItsLastBackwardIsDone) {
+  RunConfig config = pipeline(2, 2, "decoder2");
+  config.parallel.zero = 1;
+  const Plan plan = make_plan(config, 3, 0, thousand_each);
+  std::vector<std::string> texts;
+  for (const Instruction& i : program_of(plan, 1, 1, {.evaluate = false, .save = true})) texts.push_back(i.str());
+  EXPECT_EQ(texts,
+            (std::vector<std::string>{
+                "receive X(1) 0 from rank 0", "receive c(2) 0 from rank 0", "forward 0", "backward 0 decoder1",
+                "reduce_scatter decoder1", "backward 0 decoder2", "send dX(1) 0 to rank 0", "send dc(2) 0 to rank 0",
+                "reduce_scatter decoder2", "reduce_scatter embedding", "all_reduce", "wait", "clip_norm", "step",
+                "all_gather decoder2", "all_gather decoder1", "all_gather embedding", "wait", "save"}));
+}
+
+// The holders of a tensor divide it: everything is owned by one of them.
+TEST(Sharing, EveryElementHasOneOwner) {
+  for (const auto& [stages, shards, cut, ranks] :
+       {std::tuple{1, 1, "", 5}, {2, 3, "decoder1.1", 8}, {3, 2, "encoder1.1,decoder1.1", 12}}) {
+    RunConfig config = with_layers(pipeline(stages, shards, cut), 2);
+    config.train.batch_size = 30;
+    config.model.tie_embeddings = true;
+    const Plan plan = make_plan(config, ranks, 0, thousand_each);
+    std::map<std::string, std::vector<int>> owners;  // of each element of each tensor
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      const std::vector<ParameterSpec> specs = hosted_parameters(config.model, plan.stage_of(rank).layers);
+      const std::vector<Bucket> buckets = buckets_of(config.model, plan, rank, specs);
+      std::int64_t elements = 0;
+      for (const Bucket& bucket : buckets) elements += bucket.num_elements();
+      EXPECT_EQ(elements, flat_size(specs));
+      for (const FlatRange& range : owned_ranges(buckets)) {
+        for (const ParameterSpec& spec : specs) {
+          std::vector<int>& tensor = owners[spec.name];
+          tensor.resize(static_cast<std::size_t>(spec.numel()));
+          for (std::int64_t i = std::max(spec.offset, range.begin);
+               i < std::min(spec.offset + spec.numel(), range.end()); ++i) {
+            ++tensor[static_cast<std::size_t>(i - spec.offset)];
+          }
+        }
+      }
+    }
+    EXPECT_EQ(owners.size(), parameters(config.model).size());
+    for (const auto& [name, tensor] : owners) {
+      EXPECT_EQ(std::count(tensor.begin(), tensor.end(), 1), static_cast<std::int64_t>(tensor.size())) << name;
+    }
+  }
 }
 
 // Every send has its receive: the same tensor and microbatch, once.
@@ -322,15 +373,28 @@ TEST(Schedule, EveryMessageHasBothEnds) {
 }
 
 TEST(Schedule, GivesEveryReplicaTheSameProgram) {
-  const Plan plan = make_plan(config_of(12, 2), 3, 0, thousand_each);
+  RunConfig config = pipeline(1, 1, "");
+  config.model.levels.pop_back();
+  const Plan plan = make_plan(config, 3, 0, thousand_each);
   const std::vector<Program> programs = schedule(plan, plan.num_microbatches(), {.evaluate = true, .save = true});
   ASSERT_EQ(programs.size(), 3U);
-  const Program expected{{Op::forward, 0},  {Op::backward, 0},    {Op::forward, 1},
-                         {Op::backward, 1}, {Op::all_reduce, -1}, {Op::clip_norm, -1},
-                         {Op::step, -1},    {Op::evaluate, -1},   {Op::save, -1}};
-  for (const Program& program : programs) EXPECT_EQ(program, expected);
-  EXPECT_EQ(expected[2].str(), "forward 1");
-  EXPECT_EQ(expected[4].str(), "all_reduce");
+  std::vector<std::string> texts;
+  for (const Instruction& i : programs.front()) texts.push_back(i.str());
+  const std::vector<std::string> expected{"forward 0",
+                                          "backward 0",
+                                          "forward 1",
+                                          "backward 1 decoder1",
+                                          "all_reduce decoder1",
+                                          "backward 1 encoder1",
+                                          "all_reduce encoder1",
+                                          "all_reduce",
+                                          "wait",
+                                          "clip_norm",
+                                          "step",
+                                          "evaluate",
+                                          "save"};
+  EXPECT_EQ(texts, expected);
+  for (const Program& program : programs) EXPECT_TRUE(program == programs.front());
 }
 
 TEST(Schedule, LeavesOutWhatIsNotDue) {

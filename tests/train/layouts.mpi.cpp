@@ -1,0 +1,210 @@
+// The losses and gradients of one step, in layouts of up to eight ranks, against the whole model in one process.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "model/model.hpp"
+#include "support/random.hpp"
+#include "testing/compare.hpp"
+#include "testing/world.hpp"
+#include "train/gradient_sums.hpp"
+#include "train/loss_totals.hpp"
+#include "train/pipeline.hpp"
+
+namespace photon {
+namespace {
+
+using testing::world;
+
+constexpr std::int64_t batch_size = 8;
+constexpr std::int32_t start_token = 3;
+
+StackConfig stack(std::int64_t layers) {
+  StackConfig s;
+  s.layers = layers;
+  s.heads = s.kv_heads = 2;
+  s.ffn = 20;
+  return s;
+}
+
+ModelConfig photon_model(std::int64_t levels) {
+  ModelConfig model;
+  model.vocab_size = 37;
+  model.dim = 12;
+  for (std::int64_t l = 0; l < levels; ++l) {
+    LevelConfig level;
+    level.dim = 12 + 4 * l;
+    level.chunk = 2;
+    level.prefix = 1 + l % 2;
+    level.encoder = stack(2);
+    level.decoder = stack(2);
+    model.levels.push_back(level);
+  }
+  return model;
+}
+
+ModelConfig vanilla_model() {
+  ModelConfig model;
+  model.type = ModelType::vanilla;
+  model.vocab_size = 37;
+  model.dim = 12;
+  model.stack = stack(4);
+  return model;
+}
+
+struct Layout {
+  int ranks;
+  ParallelConfig parallel;
+};
+
+// Values of a size that training has, all different.
+void randomize(Parameters& values) {
+  for (const ParameterSpec& spec : values.specs()) {
+    auto* const data = values.view(spec.name).host<float>();
+    const double scale = spec.shape.size() == 1 ? 0.1 : 0.7 / std::sqrt(static_cast<double>(spec.shape.back()));
+    for (std::int64_t i = 0; i < spec.numel(); ++i) {
+      const double noise = random_normal(5, hash_name(spec.name), static_cast<std::uint64_t>(i));
+      data[i] = static_cast<float>(spec.init_value + scale * noise);
+    }
+  }
+}
+
+class Layouts : public ::testing::Test {
+ protected:
+  void expect_equal(const ModelConfig& model, const std::vector<Layout>& layouts, std::int64_t sequence_length) {
+    for (std::size_t i = 0; i < layouts.size(); ++i) {
+      SCOPED_TRACE(::testing::Message() << "layout " << i);
+      const bool takes_part = world().rank() < layouts[i].ranks;
+      Communicator comm = world().all().split(takes_part ? 0 : 1, "layout");
+      if (takes_part) compare(model, layouts[i], sequence_length, comm);
+    }
+  }
+
+ private:
+  static void compare(const ModelConfig& model, const Layout& layout, std::int64_t length, Communicator& comm) {
+    RunConfig config;
+    config.model = model;
+    config.train.batch_size = batch_size;
+    config.train.sequence_length = length;
+    config.parallel = layout.parallel;
+    const Plan plan = make_plan(config, layout.ranks, 0, [](std::int64_t) { return std::int64_t{1}; });
+
+    std::vector<std::int32_t> ids;
+    std::vector<std::uint8_t> counts;
+    for (std::int64_t i = 0; i < batch_size * length; ++i) {
+      ids.push_back(static_cast<std::int32_t>(random_bits(9, 1, static_cast<std::uint64_t>(i)) % 37));
+      counts.push_back(i % 5 != 2);
+    }
+    const auto part = [&](std::int64_t first, std::int64_t sequences) {
+      return Batch{host_view(ids.data() + first * length, {sequences, length}),
+                   host_view(counts.data() + first * length, {sequences, length})};
+    };
+
+    // One process.
+    const std::unique_ptr<Model> whole = make_model(model, Space::host, start_token);
+    randomize(whole->parameters());
+    Parameters expected(model, Space::host);
+    LossScales scales{1.0 / static_cast<double>(count_tokens(part(0, batch_size))), {}};
+    for (const std::int64_t units : unpadded_units(model, batch_size, length)) {
+      scales.rec.push_back(0.3 / static_cast<double>(units));
+    }
+    const LossSums expected_sums = whole->forward_backward({}, part(0, batch_size), scales, {}, expected);
+
+    // This layout.
+    PipelineRank rank(config, plan, comm, start_token);
+    for (const ParameterSpec& spec : rank.specs()) {
+      copy(whole->parameters().view(spec.name), rank.parameters().view(spec.name));
+    }
+    Parameters gradients(rank.specs(), Space::host);
+    GradientSums sums(model, plan, comm, rank.specs());
+    LossTotals totals(model);
+    rank.begin_step([&](std::int64_t i) { return part(plan.first_sequence(comm.rank(), i), plan.microbatch_size); });
+    double norm = 0;
+    for (const Instruction& i : program_of(plan, comm.rank(), plan.num_microbatches(), {})) {
+      sums.advance();
+      if (i.op == Op::forward) rank.forward({}, i.microbatch);
+      if (i.op == Op::backward) totals.add(rank.backward({}, i.microbatch, scales, {}, gradients, i.module));
+      if (i.op == Op::send) rank.send(i);
+      if (i.op == Op::receive) rank.receive({}, i);
+      if ((i.op == Op::all_reduce && i.module != -1) || i.op == Op::reduce_scatter) sums.start(i, gradients);
+      if (i.op == Op::all_reduce && i.module == -1) {
+        rank.finish();
+        totals.all_reduce(comm);
+      }
+      if (i.op == Op::wait) sums.wait();
+      if (i.op == Op::clip_norm) norm = sums.sum_of_squares({}, gradients);
+      // Instead of the weights: the shares of the gradients come together.
+      if (i.op == Op::all_gather) sums.start(i, gradients);
+    }
+
+    LossTotals expected_totals(model);
+    expected_totals.add(expected_sums);
+    EXPECT_NEAR(totals.ce(), expected_totals.ce(), 1e-6 * expected_totals.ce());
+    EXPECT_NEAR(totals.rec(), expected_totals.rec(), 1e-6 * expected_totals.rec());
+    EXPECT_EQ(totals.num_tokens(), expected_totals.num_tokens());
+    double squares = 0;
+    const auto* const values = expected.flat().host<float>();
+    for (std::int64_t i = 0; i < expected.flat().numel(); ++i) {
+      squares += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+    }
+    EXPECT_NEAR(norm, squares, 1e-5 * squares);
+    for (const ParameterSpec& spec : rank.specs()) {
+      SCOPED_TRACE(spec.name);
+      EXPECT_CLOSE(gradients.view(spec.name).host<float>(), expected.view(spec.name).host<float>(), spec.numel(), 1e-5);
+    }
+  }
+};
+
+TEST_F(Layouts, OfTwoLevels) {
+  const ParallelConfig encoders_on_two{.stages = 3, .shards = 2, .cut = "encoder2,decoder2", .microbatch_size = 2};
+  expect_equal(photon_model(2),
+               {{1, {}},
+                {2, {.data = 2, .microbatch_size = 2}},
+                {2, {.stages = 2, .cut = "decoder2", .microbatch_size = 2}},
+                {4, {.stages = 2, .shards = 3, .cut = "decoder2", .microbatch_size = 4}},
+                {4, {.stages = 2, .shards = 3, .cut = "decoder1", .microbatch_size = 1}},
+                {4, encoders_on_two},
+                {8, encoders_on_two},
+                {5, {.stages = 5, .cut = "encoder1.1,encoder2.1,decoder2.1,decoder1.1", .microbatch_size = 1}}},
+               15);
+}
+
+TEST_F(Layouts, WithSharedMoments) {
+  expect_equal(photon_model(2),
+               {{8, {.microbatch_size = 1, .zero = 1}},
+                {3, {.stages = 2, .shards = 2, .cut = "decoder1.1", .microbatch_size = 4, .zero = 1}},
+                {8, {.stages = 3, .shards = 2, .cut = "encoder2,decoder2", .microbatch_size = 2, .zero = 1}}},
+               15);
+  ModelConfig tied = photon_model(2);
+  tied.tie_embeddings = true;
+  tied.lookback = 3;
+  expect_equal(tied, {{8, {.stages = 3, .shards = 2, .cut = "decoder2.1,decoder1.1", .microbatch_size = 2, .zero = 1}}},
+               15);
+}
+
+TEST_F(Layouts, OfOneLevelAndThree) {
+  expect_equal(photon_model(1),
+               {{3, {.stages = 3, .microbatch_size = 2}},
+                {4, {.stages = 2, .shards = 3, .cut = "decoder1", .microbatch_size = 2}},
+                {8, {.stages = 3, .shards = 2, .cut = "encoder1.1,decoder1.1", .microbatch_size = 2, .zero = 1}}},
+               15);
+  expect_equal(photon_model(3),
+               {{6, {.stages = 4, .shards = 3, .cut = "encoder3,decoder3,decoder2", .microbatch_size = 2}},
+                {4, {.stages = 3, .shards = 2, .cut = "encoder2.1,decoder1", .microbatch_size = 4}}},
+               31);
+}
+
+TEST_F(Layouts, OfVanillaModels) {
+  expect_equal(vanilla_model(),
+               {{4, {.stages = 4, .microbatch_size = 2}},
+                {6, {.stages = 3, .cut = "layer.1,layer.3", .microbatch_size = 2, .zero = 1}}},
+               15);
+  ModelConfig tied = vanilla_model();
+  tied.tie_embeddings = true;
+  expect_equal(tied, {{6, {.stages = 3, .microbatch_size = 2, .zero = 1}}}, 15);
+}
+
+}  // namespace
+}  // namespace photon
