@@ -322,7 +322,7 @@ TEST(Sharing, EveryElementHasOneOwner) {
   for (const auto& [stages, shards, cut, ranks] :
        {std::tuple{1, 1, "", 5}, {2, 3, "decoder1.1", 8}, {3, 2, "encoder1.1,decoder1.1", 12}}) {
     RunConfig config = with_layers(pipeline(stages, shards, cut), 2);
-    config.train.batch_size = 30;
+    config.train.batch_size = 60;
     config.model.tie_embeddings = true;
     const Plan plan = make_plan(config, ranks, 0, thousand_each);
     std::map<std::string, std::vector<int>> owners;  // of each element of each tensor

@@ -1,6 +1,7 @@
 // Layouts with stages and shards against one process.
 #include <gtest/gtest.h>
 
+#include "checkpoint/checkpoint.hpp"
 #include "train_process.hpp"
 
 namespace photon {
@@ -83,6 +84,38 @@ TEST_F(Pipeline, VanillaModelsInStagesByLayer) {
   expect_equal({{3, {"parallel.stages=3"}}}, {"model.tie_embeddings=true"});
 }
 
+TEST_F(Pipeline, TwentyStepsStayWithinRounding) {
+  const std::string encoders_and_shards = "parallel.cut=encoder2,decoder2";
+  expect_equal({{8, {"parallel.zero=1", "parallel.microbatch_size=1"}},
+                {8, {"parallel.stages=3", "parallel.shards=2", encoders_and_shards, "parallel.zero=1"}}},
+               {"train.steps=20", "train.batch_size=8", "train.learning_rate=0.003"});
+}
+
+// What several ranks saved of a tensor is what one of them held.
+TEST_F(Pipeline, SharedMomentsAreSavedAsWholeTensors) {
+  const std::vector<std::string> layout{"parallel.stages=2", "parallel.shards=2", "parallel.cut=decoder2"};
+  ASSERT_EQ(mpi_train(6, "each", layout).exit_code, 0);
+  const ProcessResult shared = mpi_train(6, "shared", join(layout, {"parallel.zero=1"}));
+  ASSERT_EQ(shared.exit_code, 0) << shared.errors;
+  const RunConfig config = data_.config();
+  const auto state_of = [&](const char* run) {
+    std::vector<Parameters> state;
+    for (const char* group : {parameter_group, first_moment_group, second_moment_group}) {
+      state.emplace_back(config.model, Space::host);
+      read_checkpoint_tensors(data_ / run / "checkpoints" / "step-6", targets_of(group, state.back()));
+    }
+    return state;
+  };
+  const std::vector<Parameters> each = state_of("each");
+  const std::vector<Parameters> divided = state_of("shared");
+  for (std::size_t i = 0; i < each.size(); ++i) {
+    for (const ParameterSpec& spec : each[i].specs()) {
+      SCOPED_TRACE(spec.name);
+      EXPECT_CLOSE(divided[i].view(spec.name).host<float>(), each[i].view(spec.name).host<float>(), spec.numel(), 1e-6);
+    }
+  }
+}
+
 TEST_F(Pipeline, AnyLayoutContinuesWhatAnotherSaved) {
   ASSERT_EQ(train("one").exit_code, 0);
   const auto remove = [&](const std::string& step) {
@@ -99,15 +132,21 @@ TEST_F(Pipeline, AnyLayoutContinuesWhatAnotherSaved) {
   remove("4");
   expect_continued(mpi_train(2, "run", {"parallel.stages=2", "parallel.cut=encoder2"}), "2");
   remove("6");
+  expect_continued(mpi_train(3, "run", {"parallel.stages=2", "parallel.shards=2", "parallel.zero=1"}), "4");
+  remove("6");
+  remove("4");
+  expect_continued(mpi_train(3, "run", {"parallel.zero=1", "parallel.microbatch_size=1"}), "2");
+  remove("6");
   expect_continued(train("run"), "4");
 }
 
 TEST_F(Pipeline, ContinuesBitForBitOnTheSameLayout) {
-  const std::vector<std::string> layout{"parallel.stages=2", "parallel.shards=2", "parallel.cut=decoder2"};
-  ASSERT_EQ(mpi_train(3, "straight", layout).exit_code, 0);
-  ASSERT_EQ(mpi_train(3, "run", layout).exit_code, 0);
+  const std::vector<std::string> layout{"parallel.stages=2", "parallel.shards=2", "parallel.cut=decoder2",
+                                        "parallel.zero=1"};
+  ASSERT_EQ(mpi_train(6, "straight", layout).exit_code, 0);
+  ASSERT_EQ(mpi_train(6, "run", layout).exit_code, 0);
   for (const char* step : {"step-6", "step-4"}) std::filesystem::remove_all(data_ / "run" / "checkpoints" / step);
-  const ProcessResult result = mpi_train(3, "run", layout);
+  const ProcessResult result = mpi_train(6, "run", layout);
   ASSERT_EQ(result.exit_code, 0) << result.errors;
   testing::expect_same_run(data_ / "run", data_ / "straight");
 }
