@@ -74,9 +74,18 @@ NcclLink::NcclLink(std::shared_ptr<Group> group, const ncclUniqueId& id, int ran
     throw;
   }
   group_->job->log.end(number);
+  all().push_back(this);
+  device::set_wait(&NcclLink::wait_for_stream);
+}
+
+std::vector<NcclLink*>& NcclLink::all() {
+  static std::vector<NcclLink*> links;
+  return links;
 }
 
 NcclLink::~NcclLink() {
+  std::erase(all(), this);
+  if (all().empty()) device::set_wait(nullptr);
   if (comm_ != nullptr && std::uncaught_exceptions() == 0) {
     try {
       const ncclComm_t comm = comm_;
@@ -173,6 +182,36 @@ void NcclLink::wait_for(const Event& event) {
     return false;
   });
   forget_finished();
+}
+
+void NcclLink::wait_for_stream(Stream stream) {
+  const Event event = record(static_cast<cudaStream_t>(stream.handle()));
+  if (all().empty() || cudaEventQuery(event.get()) == cudaSuccess) return;
+  // What began first and has not finished is what keeps the stream.
+  const auto oldest = [] {
+    NcclLink* found = nullptr;
+    for (NcclLink* link : all()) {
+      link->forget_finished();
+      if (link->queued_.empty()) continue;
+      if (found == nullptr || link->queued_.front().number < found->queued_.front().number) found = link;
+    }
+    return found;
+  };
+  NcclLink* const link = oldest();
+  NcclLink& blamed = link == nullptr ? *all().front() : *link;
+  const std::string operation = link == nullptr ? "work on the GPU" : link->queued_.front().operation;
+  try {
+    blamed.poll_until(operation, [&] {
+      const cudaError_t result = cudaEventQuery(event.get());
+      if (result == cudaSuccess) return true;
+      if (result != cudaErrorNotReady) PHOTON_CUDA_CHECK(result);
+      for (NcclLink* each : all()) each->check_state(operation);
+      return false;
+    });
+  } catch (...) {
+    for (NcclLink* each : all()) each->abort();  // any of their kernels may hold the GPU
+    throw;
+  }
 }
 
 }  // namespace photon::comm

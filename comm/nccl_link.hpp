@@ -38,6 +38,8 @@ class NcclLink {
                                  cudaStream_t compute, const std::function<ncclResult_t()>& call);
   // Polls until `event` is done. Errors: Error, and the communicator is aborted.
   void wait_for(const Event& event);
+  // Waits for a stream by polling, with all links of this process in view: what device::set_wait() takes.
+  static void wait_for_stream(Stream stream);
   // Throws what NCCL found on its own threads.
   void check_state(const std::string& operation);
 
@@ -46,6 +48,7 @@ class NcclLink {
   void check(ncclResult_t result, const std::string& operation);
   void poll_until(const std::string& operation, const std::function<bool()>& done);
   void abort() noexcept;
+  static std::vector<NcclLink*>& all();
   void forget_finished();
 
   struct Queued {

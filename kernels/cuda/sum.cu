@@ -51,8 +51,7 @@ double sum_on_host(const Context& ctx, const ConstTensorView& values) {
   const TensorView total = workspace.take(DType::f64, {1});
   launch_sum(ctx, values, total, false);
   double result = 0;
-  PHOTON_CUDA_CHECK(cudaMemcpyAsync(&result, total.data(), sizeof(double), cudaMemcpyDeviceToHost, stream_of(ctx)));
-  PHOTON_CUDA_CHECK(cudaStreamSynchronize(stream_of(ctx)));
+  copy(ctx.stream, total, host_view(&result, {1}));
   return result;
 }
 

@@ -16,6 +16,8 @@ cudaStream_t to_cuda(Stream stream) {
   return static_cast<cudaStream_t>(stream.handle());
 }
 
+void (*wait_for)(Stream) = nullptr;
+
 // Fills and copies run on the default stream and may return before they are done; photon's own streams do not wait for
 // it.
 void finish_default_stream() {
@@ -128,7 +130,12 @@ void destroy_stream(Stream stream) noexcept {
   (void)cudaStreamDestroy(to_cuda(stream));
 }
 
+void set_wait(void (*wait)(Stream)) {
+  wait_for = wait;
+}
+
 void synchronize(Stream stream) {
+  if (wait_for != nullptr) wait_for(stream);
   PHOTON_CUDA_CHECK(cudaStreamSynchronize(to_cuda(stream)));
 }
 
@@ -171,6 +178,8 @@ void queue_copy(Stream stream, const void* from, Space from_space, void* to, Spa
   if (from_space == Space::host && rows == 1 && row_bytes <= most_staged) {
     return Staging::current().send(stream, from, to, row_bytes);
   }
+  // To pageable memory, CUDA waits inside the copy.
+  if (to_space == Space::host && wait_for != nullptr) wait_for(stream);
   const cudaMemcpyKind kind = kind_of(from_space, to_space);
   if (rows == 1) {
     PHOTON_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<std::size_t>(row_bytes), kind, to_cuda(stream)));

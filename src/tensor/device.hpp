@@ -31,6 +31,10 @@ void fill_bytes(void* data, int value, std::int64_t bytes);
 Stream make_stream();
 void destroy_stream(Stream stream) noexcept;
 void synchronize(Stream stream);
+// How this process waits for a stream from now on, wherever the host has to: synchronize() and copies to the host.
+// Whoever queues work that waits for other processes knows how to give up; CUDA's own wait would not. Null: by CUDA
+// alone.
+void set_wait(void (*wait)(Stream));
 std::int64_t free_bytes();  // of the current GPU's memory
 
 // A point in a stream's work, for measuring the time between two of them.
