@@ -264,7 +264,7 @@ TEST_F(DeviceCommunicator, RefusesTensorsItDoesNotKnow) {
       to, [](std::int64_t i) { return static_cast<double>(i); }, "a copy");
 }
 
-// The last test: the communicator that it breaks is its own.
+// The communicator that it breaks is its own.
 TEST_F(DeviceCommunicator, GivesUpAtTheDeadlineWhenARankDoesNotCome) {
   if (ranks() == 1) GTEST_SKIP() << "nobody to wait for";
   Communicator other = group_->split(0, "other");
@@ -297,6 +297,29 @@ TEST_F(DeviceCommunicator, GivesUpAtTheDeadlineWhenARankDoesNotCome) {
   expect_values(
       again, [](std::int64_t i) { return reduced(Reduction::sum, i); }, "all_reduce after an abort");
   world().enter("test", 3);  // the end of a communicator that others have aborted
+}
+
+// The last test: where a copy to the host gives up, every communicator of the process is aborted.
+TEST_F(DeviceCommunicator, ACopyToTheHostGivesUpToo) {
+  if (ranks() == 1) GTEST_SKIP() << "nobody to wait for";
+  const Tensor data(Space::device, DType::f32, {1000}, "a test");
+  if (rank() != ranks() - 1) {
+    world().enter("step 13", 2);
+    group_->all_reduce(data, Reduction::sum);
+    std::vector<float> result(1000);
+    try {
+      copy(stream_, data, host_view(result.data(), {1000}));
+      ADD_FAILURE() << "copied the sum of ranks that did not come";
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_NE(message.find("all_reduce did not finish on rank " + std::to_string(rank())), std::string::npos)
+          << message;
+      EXPECT_NE(message.find("in phase 'step 13'"), std::string::npos) << message;
+    }
+  }
+  world().enter("test", 30);
+  world().all().barrier();
+  world().enter("test", 3);
 }
 
 }  // namespace
