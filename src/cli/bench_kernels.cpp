@@ -79,13 +79,11 @@ void measure(const Options& options) {
                      "run it on a machine with one, with a photon that was built with CUDA");
   }
   const Stream stream = device::make_stream();
-  Arena scratch(Space::device,
-                cuda::scratch_bytes({.dtype = DType::bf16,
-                                     .rows = 1 << 16,
-                                     .width = 4096,
-                                     .vocabulary = 32000,
-                                     .attention_rows = std::int64_t{16384} * 12}),
-                "workspace");
+  Arena scratch(
+      Space::device,
+      std::max(cuda::scratch_bytes({.dtype = DType::bf16, .rows = 1 << 16, .width = 4096, .vocabulary = 32000}),
+               cuda::scratch_bytes(attention_case_limits())),
+      "workspace");
   const Context ctx{.space = Space::device,
                     .numerics = options.numerics == "tuned" ? Numerics::tuned : Numerics::deterministic,
                     .stream = stream,
@@ -123,12 +121,11 @@ void add_bench_kernels(CLI::App& bench) {
   auto options = std::make_shared<Options>();
   CLI::App* command = bench.add_subcommand(
       "kernels",
-      "Times every op on one GPU in bf16, at the shapes of training photon-600m (16 sequences of 2,048 tokens), and "
-      "prints one JSON\n"
-      "line each: the median time, the bytes that must be moved a second, beside what the driver's copy reaches, and "
-      "the "
-      "FLOPs a second\n"
-      "of products and attention.");
+      "Times every op on one GPU in bf16, at the shapes of training photon-600m (16 sequences of 2,048 tokens) and "
+      "attention\n"
+      "at others, and prints one JSON line each: the median time, the bytes that must be moved a second, beside what "
+      "the driver's\n"
+      "copy reaches, and the FLOPs a second of products and attention.");
   command->footer("Example:\n  photon bench kernels --op group_attention_forward --op group_attention_backward");
   command->add_option("--op", options->ops, "measures this op alone; may be repeated")
       ->type_name("NAME")

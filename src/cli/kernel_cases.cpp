@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/attention.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/embedding.hpp"
 #include "kernels/group_attention.hpp"
@@ -112,38 +111,6 @@ void add_group_attention(std::vector<KernelCase>& cases, std::int64_t groups, st
                                                       heads_of(dqkv, groups, 2 * num_heads, num_heads), table);
                      };
                    }});
-}
-
-// A causal product of n x n scores takes half the operations of a full one; forward is two products, backward five.
-void add_stream_attention(std::vector<KernelCase>& cases, std::int64_t sequences, std::int64_t length) {
-  const std::string shape = fmt::format("{} x {} positions, {} heads of {}", sequences, length, num_heads, head_width);
-  const double rows = static_cast<double>(sequences * length);
-  const double product = rows * static_cast<double>(length * width);  // 2 operations, half of the scores
-  const Shape heads{sequences, length, num_heads, head_width};
-  const auto part = [=](const TensorView& qkv, std::int64_t which) {
-    return heads_of(qkv, sequences, which * num_heads, num_heads);
-  };
-  cases.push_back(
-      {"stream_attention_forward", shape, bytes_of(4 * rows * width), 2 * product, [=](Operands& o) -> Call {
-         const TensorView qkv = o.values(bf16, {sequences * length, 3 * width});
-         const TensorView out = o.zeros(bf16, heads);
-         const TensorView lse = o.zeros(f32, {sequences, num_heads, length});
-         return [=](const Context& ctx) {
-           cuda::stream_attention_forward(ctx, part(qkv, 0), part(qkv, 1), part(qkv, 2), 0, out, lse);
-         };
-       }});
-  cases.push_back(
-      {"stream_attention_backward", shape, bytes_of(8 * rows * width), 5 * product, [=](Operands& o) -> Call {
-         const TensorView qkv = o.values(bf16, {sequences * length, 3 * width});
-         const TensorView dqkv = o.zeros(bf16, {sequences * length, 3 * width});
-         const TensorView out = o.values(bf16, heads);
-         const TensorView dout = o.values(bf16, heads);
-         const TensorView lse = o.values(f32, {sequences, num_heads, length});
-         return [=](const Context& ctx) {
-           cuda::stream_attention_backward(ctx, part(qkv, 0), part(qkv, 1), part(qkv, 2), out, lse, dout, 0,
-                                           part(dqkv, 0), part(dqkv, 1), part(dqkv, 2));
-         };
-       }});
 }
 
 void add_norms(std::vector<KernelCase>& cases) {
@@ -422,8 +389,7 @@ std::vector<KernelCase> kernel_cases() {
   add_group_attention(cases, level1_groups, positions, true);
   add_group_attention(cases, level1_groups, chunk, true);
   add_group_attention(cases, level2_groups, positions, true);
-  add_stream_attention(cases, batch, 512);
-  add_stream_attention(cases, 1, 16384);
+  add_attention_cases(cases);
   add_norms(cases);
   add_swiglu(cases);
   add_rows(cases);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/scratch.hpp"
 #include "tensor/context.hpp"
 
 namespace photon::cli {
@@ -40,5 +41,9 @@ struct KernelCase {
 };
 
 std::vector<KernelCase> kernel_cases();
+
+// Those of attention along streams and against caches, and the workspace that they take.
+void add_attention_cases(std::vector<KernelCase>& cases);
+cuda::ScratchLimits attention_case_limits();
 
 }  // namespace photon::cli
