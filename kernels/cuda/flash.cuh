@@ -64,4 +64,10 @@ __device__ inline float row_sum(float x) {
   return x + __shfl_xor_sync(full_warp, x, 2);
 }
 
+// The forward pass on Hopper's own matrix units (flash_forward_hopper.cu); false, with nothing launched, where it
+// cannot run.
+template <int Width>
+bool forward_on_hopper(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
+                       const Sizes& s, const TensorView& out, const TensorView& lse);
+
 }  // namespace photon::cuda::flash

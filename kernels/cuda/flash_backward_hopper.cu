@@ -25,8 +25,8 @@ struct Shared {
   static constexpr int v = k + panels * key_panel;
   static constexpr int q = v + panels * key_panel;            // two stages
   static constexpr int dout = q + 2 * panels * query_panel;   // two stages
-  static constexpr int ds = dout + 2 * panels * query_panel;  // d loss / d score, [keys, queries]
-  static constexpr int statistics = ds + key_panel;           // two stages
+  static constexpr int ds = dout + 2 * panels * query_panel;  // d loss / d score, [keys, queries]; two stages
+  static constexpr int statistics = ds + 2 * key_panel;       // two stages
   static constexpr int statistics_tile = rows * sizeof(Statistics);
   static constexpr int ticket = statistics + 2 * statistics_tile;
   static constexpr int bytes = ticket + 16 + alignment;
@@ -106,14 +106,37 @@ __device__ void backward(const Backward& a) {
 
   float dk[Width / 8][4] = {};
   float dv[Width / 8][4] = {};
-  int* passed = nullptr;
-  int passed_rank = 0;
+  float dq[Width / 16][4] = {};  // of the tile before
   const int first_own_key = work.first_key + group * own_keys;
-  const mma::Tile<wgmma::panel> ds_tile{base + At::ds};
+  // Half of the columns of the keys: whole panels, or half of one.
+  const unsigned columns = base + At::k + (Width == 128 ? group * At::key_panel : group * wgmma::panel_bytes / 2);
+  const auto multiply_queries = [&](int stage) {
+#pragma unroll
+    for (int k = 0; k < keys / 16; ++k) {
+      wgmma::multiply<Lies::crossed, Lies::crossed>(
+          dq, wgmma::descriptor(base + At::ds + stage * At::key_panel + k * 16 * wgmma::panel_bytes),
+          wgmma::descriptor(columns + k * 16 * wgmma::panel_bytes), 1);
+    }
+    wgmma::commit();
+  };
+  // Writes dq of a step's tile, or hands it on; returns the turn that is to be passed once the stores have arrived.
+  const auto hand_on = [&](int step) -> int* {
+    const int h = work.head(step, s);
+    const int tile = work.tile(step);
+    if (work.last(tile, s)) {
+      finish(dq, a.dq.at(work.b, h), a.dq.position, tile * rows + warp_row, group * (Width / 2), s);
+      return nullptr;
+    }
+    const std::int64_t place = work.place(h, tile);
+    pass_on(dq, a.relay.sums + place * (rows * Width / backward_warps));
+    return a.relay.turns + place;
+  };
+
   for (int step = 0; step < num_steps; ++step) {
     mma::wait_copies<0>();
     wgmma::publish();
-    __syncthreads();  // this tile is there, and nobody reads the one before any more
+    // This tile is there, d loss / d score of the one before too, and nobody reads the rest of that one any more.
+    __syncthreads();
     if (step + 1 < num_steps) load(step + 1);
     mma::commit_copies();
     const int stage = step & 1;
@@ -122,123 +145,103 @@ __device__ void backward(const Backward& a) {
     const int first_row = tile * rows;
     const unsigned queries = base + At::q + stage * At::panels * At::query_panel;
     const unsigned grads = base + At::dout + stage * At::panels * At::query_panel;
+    const mma::Tile<wgmma::panel> ds_tile{base + At::ds + stage * At::key_panel};
+    int* passed = nullptr;
 
-    // Uniform over the warpgroup: whether any of its keys is seen.
-    const bool any = !none_seen(first_row, first_row + rows - 1, first_own_key, first_own_key + own_keys - 1, s);
-    if (any) {
-      float p[rows / 8][4];
-      float dp[rows / 8][4];
-      wgmma::begin();
-#pragma unroll
-      for (int k = 0; k < Width / 16; ++k) {
-        const unsigned own = group * own_keys * wgmma::panel_bytes + k / 4 * At::key_panel + k % 4 * 32;
-        wgmma::multiply<Lies::along, Lies::along>(p, wgmma::descriptor(base + At::k + own),
-                                                  wgmma::descriptor(queries + k / 4 * At::query_panel + k % 4 * 32),
-                                                  k > 0 ? 1 : 0);
-      }
-      wgmma::commit();
-#pragma unroll
-      for (int k = 0; k < Width / 16; ++k) {
-        const unsigned own = group * own_keys * wgmma::panel_bytes + k / 4 * At::key_panel + k % 4 * 32;
-        wgmma::multiply<Lies::along, Lies::along>(dp, wgmma::descriptor(base + At::v + own),
-                                                  wgmma::descriptor(grads + k / 4 * At::query_panel + k % 4 * 32),
-                                                  k > 0 ? 1 : 0);
-      }
-      wgmma::commit();
-      if (passed != nullptr) pass_turn(passed, passed_rank);
-      passed = nullptr;
-      wgmma::wait<1>();
-      wgmma::settle(p);
-      const bool whole = all_seen(first_row, first_row + rows - 1, first_own_key, first_own_key + own_keys - 1, s);
-      float delta[rows / 8][2];
-#pragma unroll
-      for (int j = 0; j < rows / 8; ++j) {
-        float lse[2];
-        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(lse[0]), "=f"(delta[j][0]), "=f"(lse[1]), "=f"(delta[j][1])
-                     : "r"(base + At::statistics + stage * At::statistics_tile + (8 * j + lane % 4 * 2) * 8));
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int query = first_row + 8 * j + lane % 4 * 2 + e % 2;
-          const int key = first_own_key + warp_row + lane / 4 + e / 2 * 8;
-          const bool seen = whole || sees(query, key, s);
-          p[j][e] = seen ? mma::exp2_fast(fmaf(p[j][e], s.scale_log2, -lse[e % 2])) : 0.0F;
-        }
-      }
-      mma::Fragment probabilities[rows / 16];
-      wgmma::to_fragments(p, probabilities);
-      wgmma::wait<0>();
-      wgmma::settle(dp);
-      wgmma::begin();
-#pragma unroll
-      for (int k = 0; k < rows / 16; ++k) {
-        wgmma::multiply<Lies::crossed>(dv, probabilities[k],
-                                       wgmma::descriptor(grads + k * 16 * wgmma::panel_bytes, At::query_panel), 1);
-      }
-      wgmma::commit();
-#pragma unroll
-      for (int j = 0; j < rows / 8; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) dp[j][e] = p[j][e] * (dp[j][e] - delta[j][e % 2]);
-      }
-      mma::Fragment slopes[rows / 16];
-      wgmma::to_fragments(dp, slopes);
-#pragma unroll
-      for (int j = 0; j < rows / 8; ++j) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          mma::store_word(ds_tile.at(group * own_keys + warp_row + 8 * half + lane / 4, j) + lane % 4 * 4,
-                          slopes[j / 2][j % 2 * 2 + half]);
-        }
-      }
-      wgmma::begin();
-#pragma unroll
-      for (int k = 0; k < rows / 16; ++k) {
-        wgmma::multiply<Lies::crossed>(dk, slopes[k],
-                                       wgmma::descriptor(queries + k * 16 * wgmma::panel_bytes, At::query_panel), 1);
-      }
-      wgmma::commit();
-    } else {
-#pragma unroll
-      for (int j = 0; j < rows / 8; ++j) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          mma::store_word(ds_tile.at(group * own_keys + warp_row + 8 * half + lane / 4, j) + lane % 4 * 4, 0);
-        }
-      }
-      if (passed != nullptr) pass_turn(passed, passed_rank);
-      passed = nullptr;
-    }
-    wgmma::publish();
-    const int rank = work.rank(tile, s);
-    const std::int64_t place = work.place(h, tile);
-    float* const sums = a.relay.sums + place * (rows * Width / backward_warps);
-    if (rank > 0) wait_for_turn(a.relay.turns + place, rank);
-    float dq[Width / 16][4];
-    receive(dq, sums, rank == 0);
-    __syncthreads();  // d loss / d score of both warpgroups is there
+    // The first step's product is of nothing, and nobody looks at it: a fixed pipeline is what the compiler
+    // understands.
     wgmma::begin();
-    // Half of the columns: whole panels, or half of one.
-    const unsigned columns = base + At::k + (Width == 128 ? group * At::key_panel : group * wgmma::panel_bytes / 2);
+    multiply_queries(stage ^ 1);
+    float p[rows / 8][4];
+    float dp[rows / 8][4];
 #pragma unroll
-    for (int k = 0; k < keys / 16; ++k) {
-      wgmma::multiply<Lies::crossed, Lies::crossed>(dq, wgmma::descriptor(base + At::ds + k * 16 * wgmma::panel_bytes),
-                                                    wgmma::descriptor(columns + k * 16 * wgmma::panel_bytes), 1);
+    for (int k = 0; k < Width / 16; ++k) {
+      const unsigned own = group * own_keys * wgmma::panel_bytes + k / 4 * At::key_panel + k % 4 * 32;
+      wgmma::multiply<Lies::along, Lies::along>(p, wgmma::descriptor(base + At::k + own),
+                                                wgmma::descriptor(queries + k / 4 * At::query_panel + k % 4 * 32),
+                                                k > 0 ? 1 : 0);
     }
     wgmma::commit();
-    wgmma::wait<0>();
+#pragma unroll
+    for (int k = 0; k < Width / 16; ++k) {
+      const unsigned own = group * own_keys * wgmma::panel_bytes + k / 4 * At::key_panel + k % 4 * 32;
+      wgmma::multiply<Lies::along, Lies::along>(dp, wgmma::descriptor(base + At::v + own),
+                                                wgmma::descriptor(grads + k / 4 * At::query_panel + k % 4 * 32),
+                                                k > 0 ? 1 : 0);
+    }
+    wgmma::commit();
+    wgmma::wait<2>();
     wgmma::settle(dq);
+    if (step > 0) passed = hand_on(step - 1);
+    wgmma::wait<1>();
+    wgmma::settle(p);
+    const bool whole = all_seen(first_row, first_row + rows - 1, first_own_key, first_own_key + own_keys - 1, s);
+    float delta[rows / 8][2];
+#pragma unroll
+    for (int j = 0; j < rows / 8; ++j) {
+      float lse[2];
+      asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                   : "=f"(lse[0]), "=f"(delta[j][0]), "=f"(lse[1]), "=f"(delta[j][1])
+                   : "r"(base + At::statistics + stage * At::statistics_tile + (8 * j + lane % 4 * 2) * 8));
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int query = first_row + 8 * j + lane % 4 * 2 + e % 2;
+        const int key = first_own_key + warp_row + lane / 4 + e / 2 * 8;
+        const bool seen = whole || sees(query, key, s);
+        p[j][e] = seen ? mma::exp2_fast(fmaf(p[j][e], s.scale_log2, -lse[e % 2])) : 0.0F;
+      }
+    }
+    mma::Fragment probabilities[rows / 16];
+    wgmma::to_fragments(p, probabilities);
+    wgmma::wait<0>();
+    wgmma::settle(dp);
+    wgmma::begin();
+#pragma unroll
+    for (int k = 0; k < rows / 16; ++k) {
+      wgmma::multiply<Lies::crossed>(dv, probabilities[k],
+                                     wgmma::descriptor(grads + k * 16 * wgmma::panel_bytes, At::query_panel), 1);
+    }
+    wgmma::commit();
+#pragma unroll
+    for (int j = 0; j < rows / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) dp[j][e] = p[j][e] * (dp[j][e] - delta[j][e % 2]);
+    }
+    mma::Fragment slopes[rows / 16];
+    wgmma::to_fragments(dp, slopes);
+    wgmma::begin();
+#pragma unroll
+    for (int k = 0; k < rows / 16; ++k) {
+      wgmma::multiply<Lies::crossed>(dk, slopes[k],
+                                     wgmma::descriptor(queries + k * 16 * wgmma::panel_bytes, At::query_panel), 1);
+    }
+    wgmma::commit();
+#pragma unroll
+    for (int j = 0; j < rows / 8; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        mma::store_word(ds_tile.at(group * own_keys + warp_row + 8 * half + lane / 4, j) + lane % 4 * 4,
+                        slopes[j / 2][j % 2 * 2 + half]);
+      }
+    }
+    if (passed != nullptr) pass_turn(passed, work.rank(work.tile(step - 1), s) + 1);
+    const int rank = work.rank(tile, s);
+    const std::int64_t place = work.place(h, tile);
+    if (rank > 0) wait_for_turn(a.relay.turns + place, rank);
+    receive(dq, a.relay.sums + place * (rows * Width / backward_warps), rank == 0);
+    wgmma::wait<0>();
     wgmma::settle(dv);
     wgmma::settle(dk);
-    if (work.last(tile, s)) {
-      finish(dq, a.dq.at(work.b, h), a.dq.position, first_row + warp_row, group * (Width / 2), s);
-    } else {
-      pass_on(dq, sums);
-      passed = a.relay.turns + place;
-      passed_rank = rank + 1;
-    }
   }
-  if (passed != nullptr) pass_turn(passed, passed_rank);
+  wgmma::publish();
+  __syncthreads();
+  wgmma::begin();
+  multiply_queries((num_steps - 1) & 1);
+  wgmma::wait<0>();
+  wgmma::settle(dq);
+  if (int* const passed = hand_on(num_steps - 1)) {
+    pass_turn(passed, work.rank(work.tile(num_steps - 1), s) + 1);
+  }
   __syncthreads();
   write_rows<Width>(shared, At::k, group, dk, s.scale, a.dk.at(work.b, work.kh), a.dk.position, work.first_key, s);
   write_rows<Width>(shared, At::v, group, dv, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, work.first_key, s);

@@ -204,10 +204,12 @@ void flash_forward(const Context& ctx, const ConstTensorView& q, const ConstTens
                    std::int64_t window, const TensorView& out, const TensorView& lse) {
   const dim3 grid(static_cast<unsigned>(ceil_div(q.size(1), rows)), static_cast<unsigned>(q.size(2)),
                   static_cast<unsigned>(q.size(0)));
+  const Sizes s = sizes_of(q, k, window);
   const auto launch = [&]<int Width>(std::integral_constant<int, Width>) {
+    if (forward_on_hopper<Width>(ctx, q, k, v, s, out, lse)) return;
     allow_shared_memory(forward_kernel<Width>, shared_bytes<Width>);
     forward_kernel<Width><<<grid, threads, shared_bytes<Width>, stream_of(ctx)>>>(
-        heads_of(q), heads_of(k), heads_of(v), heads_of(out), optional_data<float>(lse), sizes_of(q, k, window));
+        heads_of(q), heads_of(k), heads_of(v), heads_of(out), optional_data<float>(lse), s);
     PHOTON_CUDA_CHECK(cudaGetLastError());
   };
   if (q.size(3) == 64) {
