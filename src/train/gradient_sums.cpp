@@ -7,7 +7,7 @@
 namespace photon {
 
 GradientSums::GradientSums(const ModelConfig& config, const Plan& plan, Communicator& all,
-                           const std::vector<ParameterSpec>& specs)
+                           const std::vector<ParameterSpec>& specs, const Context& ctx)
     : all_(all),
       stage_(all.split(static_cast<int>(plan.role(all.rank()).stage), "stage")),
       embedding_(all.split(plan.holds_embedding(plan.role(all.rank()).stage) ? 0 : 1, "embedding")),
@@ -18,6 +18,9 @@ GradientSums::GradientSums(const ModelConfig& config, const Plan& plan, Communic
     PHOTON_EXPECT(comm.size() == bucket.holders && comm.rank() == bucket.index, "{} of {} ranks for {} of {}",
                   comm.rank(), comm.size(), bucket.index, bucket.holders);
   }
+  if (ctx.space == Space::host) return;
+  stage_.use_device(ctx.stream);
+  embedding_.use_device(ctx.stream);
 }
 
 void GradientSums::start(const Instruction& instruction, const Parameters& values) {

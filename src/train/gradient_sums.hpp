@@ -16,8 +16,10 @@ namespace photon {
 class GradientSums {
  public:
   // Collective: makes communicators. `all` outlives this object and has the plan's ranks; `specs` are those of this
-  // rank's parameters.
-  GradientSums(const ModelConfig& config, const Plan& plan, Communicator& all, const std::vector<ParameterSpec>& specs);
+  // rank's parameters, which lie where the context computes: on a device, sums begin behind what its stream holds and
+  // go on beside it, and wait() lets the stream wait, not the host.
+  GradientSums(const ModelConfig& config, const Plan& plan, Communicator& all, const std::vector<ParameterSpec>& specs,
+               const Context& ctx = {});
 
   // Carries out all_reduce, reduce_scatter (of gradients) and all_gather (of weights) of one module: begins them.
   // `values` must stay until wait() returns.

@@ -6,23 +6,51 @@
 #include "kernels/elementwise.hpp"
 #include "model/photon_model.hpp"
 #include "train/memory_plan.hpp"
+#include "train/message_routes.hpp"
 
 namespace photon {
 
-PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all, std::int32_t start_token)
+namespace {
+
+Parameters weights_of_stage(const RunConfig& config, const StagePlan& stage, Space space, DType dtype) {
+  Parameters weights(hosted_parameters(config.model, stage.layers), space, "parameters");
+  weights.make_working_copy(dtype);
+  return weights;
+}
+
+// Elements of the largest X(l), l > 0, of a microbatch.
+std::int64_t largest_state(const RunConfig& config, std::int64_t sequences) {
+  const ModelConfig& model = config.model;
+  std::int64_t most = 0;
+  for (std::int64_t l = 1; l < model.num_levels(); ++l) {
+    const std::int64_t units = padded_length(model, config.train.sequence_length) / model.cumulative_chunk(l);
+    most = std::max(most, sequences * units * model.width(l));
+  }
+  return most;
+}
+
+}  // namespace
+
+PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all, std::int32_t start_token,
+                           const Context& ctx, DType dtype)
     : config_(config.model),
       plan_(plan),
       rank_(all.rank()),
       role_(plan.role(rank_)),
+      space_(ctx.space),
       all_(all),
-      parameters_(hosted_parameters(config.model, plan.stage_of(rank_).layers), Space::host, "parameters"),
-      part_(make_model_part(config.model, plan.stage_of(rank_).layers, parameters_, start_token)) {
+      messages_(all.split(0, "stages")),
+      parameters_(weights_of_stage(config, plan.stage_of(rank_), ctx.space, dtype)),
+      part_(make_model_part(config.model, plan.stage_of(rank_).layers, parameters_, start_token, dtype)) {
   PHOTON_EXPECT(all.size() == static_cast<int>(plan.ranks.size()), "{} ranks for a plan of {}", all.size(),
                 plan.ranks.size());
   if (rank_ == 0 && plan.stages > 1) gathered_.emplace(config_, Space::host, "the gathered weights");
   flights_.resize(static_cast<std::size_t>(plan.max_in_flight(role_.stage, plan.num_microbatches())));
   const std::int64_t bytes = stage_arena_bytes(config, plan.stage_of(rank_), plan.microbatch_size);
-  for (Flight& flight : flights_) flight.arena = Arena(Space::host, bytes, "the activations of a microbatch");
+  for (Flight& flight : flights_) flight.arena = Arena(space_, bytes, "the activations of a microbatch");
+  if (plan.stages == 1) return;
+  received_ = Tensor(space_, dtype, {largest_state(config, plan.microbatch_size)}, "received gradients");
+  if (space_ == Space::device) messages_.use_device(ctx.stream, message_routes(plan));
 }
 
 void PipelineRank::begin_step(BatchOf batch_of) {
@@ -117,7 +145,7 @@ TensorView PipelineRank::shared_rows(const Flight& flight, const Boundary& tenso
 void PipelineRank::send(const Instruction& instruction) {
   Flight& f = flight({}, instruction.microbatch);
   const TensorView view = shared_rows(f, instruction.tensor, instruction.peer);
-  if (view) f.sendings.push_back(all_.send(view, static_cast<int>(instruction.peer), tag_of(instruction)));
+  if (view) f.sendings.push_back(messages_.send(view, static_cast<int>(instruction.peer), tag_of(instruction)));
 }
 
 void PipelineRank::receive(const Context& ctx, const Instruction& instruction) {
@@ -127,13 +155,12 @@ void PipelineRank::receive(const Context& ctx, const Instruction& instruction) {
   if (!view) return;
   const int from = static_cast<int>(instruction.peer);
   if (!instruction.tensor.gradient || instruction.tensor.kind != Boundary::Kind::encoder_state) {
-    all_.receive(view, from, tag_of(instruction));
+    messages_.receive(view, from, tag_of(instruction));
     return;
   }
   // X(l) has several readers: their gradients add up.
-  received_.resize(static_cast<std::size_t>(view.numel()));
-  const TensorView received = host_view(received_.data(), view.shape());
-  all_.receive(received, from, tag_of(instruction));
+  const TensorView received = received_.view().slice(0, 0, view.numel()).reshape(view.shape());
+  messages_.receive(received, from, tag_of(instruction));
   copy_elements(ctx, received, view, Write::accumulate);
 }
 
@@ -170,7 +197,15 @@ const Parameters* PipelineRank::gather_weights() {
   if (rank_ != 0) {
     if (role_.replica != 0 || role_.shard != 0) return nullptr;
     for (const ParameterSpec& spec : specs()) {
-      if (take(spec, role_.stage)) all_.send(parameters_.view(spec.name), 0, tag).wait();
+      if (!take(spec, role_.stage)) continue;
+      const TensorView mine = parameters_.view(spec.name);
+      if (space_ == Space::host) {
+        all_.send(mine, 0, tag).wait();
+        continue;
+      }
+      const Tensor on_host(Space::host, mine.dtype(), mine.shape(), "a weight on its way to rank 0");
+      copy(mine, on_host);
+      all_.send(on_host, 0, tag).wait();
     }
     return nullptr;
   }

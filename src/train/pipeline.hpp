@@ -19,8 +19,10 @@ namespace photon {
 
 class PipelineRank {
  public:
-  // `all` outlives this object and has the plan's ranks.
-  PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all, std::int32_t start_token);
+  // Collective: makes a communicator; `all` outlives this object and has the plan's ranks. On a device, tensors lie and
+  // messages travel there, in the order of the context's stream: nothing below waits for another rank.
+  PipelineRank(const RunConfig& config, const Plan& plan, Communicator& all, std::int32_t start_token,
+               const Context& ctx = {}, DType dtype = DType::f32);
 
   Parameters& parameters() { return parameters_; }
   const std::vector<ParameterSpec>& specs() const { return parameters_.specs(); }
@@ -68,13 +70,15 @@ class PipelineRank {
   Plan plan_;
   std::int64_t rank_;
   RankRole role_;
+  Space space_;
   Communicator& all_;
+  Communicator messages_;  // the same ranks
   Parameters parameters_;
   std::unique_ptr<ModelPart> part_;
   std::optional<Parameters> gathered_;  // rank 0
   BatchOf batch_of_;
   std::vector<Flight> flights_;
-  std::vector<float> received_;  // gradients on their way into dX(l)
+  Tensor received_;  // gradients on their way into dX(l)
 };
 
 }  // namespace photon
