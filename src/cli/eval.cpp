@@ -8,6 +8,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/one_process.hpp"
+#include "cli/place_options.hpp"
 #include "decode/open_model.hpp"
 #include "support/error.hpp"
 #include "train/stop_signal.hpp"
@@ -32,6 +33,7 @@ struct Options {
   std::string model;
   std::string data;
   std::string mode = "hiergen";
+  PlaceOptions place;
   std::string numerics = "tuned";
   std::int64_t sequence_length = 0;
   EvalOptions eval;
@@ -39,10 +41,11 @@ struct Options {
 
 void evaluate(Options options) {
   const StopSignal signals;
-  const Context ctx = host_context(options.numerics);
+  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics));
+  const Context& ctx = place.context();
   options.eval.mode = generation_mode(options.mode);
   const TokenFile file = TokenFile::open(options.data);
-  const OpenModel model = open_model(options.model);
+  const OpenModel model = open_model(options.model, place.space(), place.dtype());
   if (model.tokenizer && model.tokenizer->hash() != file.tokenizer_hash()) {
     throw InputError(fmt::format("{} was made with another tokenizer than {}", options.data, options.model),
                      fmt::format("{} and {}", file.tokenizer(), model.tokenizer->name()),
@@ -86,6 +89,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--numerics", options->numerics, "deterministic: the same bits for any batch size; tuned: faster")
       ->type_name("deterministic|tuned")
       ->capture_default_str();
+  add_place_options(*command, options->place);
   command->callback([options] { run_in_one_process("eval", [&] { evaluate(*options); }); });
 }
 

@@ -10,6 +10,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/one_process.hpp"
+#include "cli/place_options.hpp"
 #include "support/log.hpp"
 #include "train/stop_signal.hpp"
 
@@ -33,15 +34,17 @@ constexpr const char* examples =
 struct Options {
   std::string model;
   std::string mode = "hiergen";
+  PlaceOptions place;
   std::string numerics = "deterministic";
   ScoreOptions score;
 };
 
 void score_rows(Options options) {
   const StopSignal signals;
-  const Context ctx = host_context(options.numerics);
+  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics));
+  const Context& ctx = place.context();
   options.score.mode = generation_mode(options.mode);
-  OpenModel model = open_model(options.model);
+  OpenModel model = open_model(options.model, place.space(), place.dtype());
   const ScoreSummary summary =
       score(model, ctx, options.score, [] { throw_if_stopped("the output is as it was, start again"); });
   const nlohmann::ordered_json line = {
@@ -85,6 +88,7 @@ void add_score(CLI::App& app) {
                    "deterministic: a row's score does not depend on other rows; tuned: faster")
       ->type_name("deterministic|tuned")
       ->capture_default_str();
+  add_place_options(*command, options->place);
   command->callback([options] { run_in_one_process("score", [&] { score_rows(*options); }); });
 }
 

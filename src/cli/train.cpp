@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/commands.hpp"
+#include "cli/device_option.hpp"
 #include "comm/world.hpp"
 #include "config/run_config.hpp"
 #include "support/error.hpp"
@@ -38,6 +39,7 @@ struct Options {
   std::string config;
   std::vector<std::string> overrides;
   std::string trace_steps;
+  std::string device;
   TrainOptions train;
 };
 
@@ -45,6 +47,7 @@ void train(Options options) {
   if (options.train.run.empty())
     options.train.run = std::filesystem::path("runs") / std::filesystem::path(options.config).stem();
   if (!options.trace_steps.empty()) options.train.trace_steps = parse_step_range(options.trace_steps);
+  if (!options.device.empty()) options.overrides.push_back("train.device=" + options.device);
   int rank = 0;
   try {
     World world;
@@ -77,6 +80,7 @@ void add_train(CLI::App& app) {
       ->add_option("--init-from", options->train.init_from,
                    "start from these weights: a weights folder, a checkpoint or a run")
       ->type_name("DIR");
+  add_device_option(*command, options->device);
   command->add_flag("--fresh", options->train.fresh,
                     "start over: the run that is in the folder is renamed to DIR.old-1 (-2, ...), never deleted");
   CLI::Option* trace =

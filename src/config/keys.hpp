@@ -74,6 +74,10 @@ struct Words<RecDistance> {
   static constexpr std::array values{"cosine", "smooth_l1", "mse"};
 };
 template <>
+struct Words<Device> {
+  static constexpr std::array values{"auto", "cpu", "cuda"};
+};
+template <>
 struct Words<Precision> {
   static constexpr std::array values{"fp32", "bf16", "fp8"};
 };
@@ -202,6 +206,8 @@ void describe_train(Visitor& v, Train& c) {
   v.scalar(Key("rec_distance", "", "distance in the recursive loss"), c.rec_distance);
   v.scalar(Key("rec_stop_gradient", "", "the recursive loss does not train the encoder states it compares with"),
            c.rec_stop_gradient);
+  v.scalar(Key("device", "", "where to compute: `cpu`, `cuda` (a GPU), or `auto`: the GPU where there is one"),
+           c.device);
   v.scalar(Key("precision", "", "arithmetic of the matrix products; master weights are fp32"), c.precision);
   v.scalar(Key("seed", "", "of the initial weights and of the order of the data").at_least(0), c.seed);
   v.scalar(Key("eval_every", "steps", "steps between evaluations on `data.val`; 0: only at the end")

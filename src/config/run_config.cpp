@@ -171,6 +171,14 @@ ModelConfig load_model_section(const std::string& file, const std::vector<std::s
   return result;
 }
 
+const char* name_of(Device device) {
+  return config::Words<Device>::values[static_cast<std::size_t>(device)];
+}
+
+const char* name_of(Precision precision) {
+  return config::Words<Precision>::values[static_cast<std::size_t>(precision)];
+}
+
 std::string to_yaml(const RunConfig& config) {
   config::Writer writer;
   config::describe_run(writer, config);

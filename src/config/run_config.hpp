@@ -28,6 +28,7 @@ struct DataConfig {
 enum class Schedule { cosine, wsd };
 enum class RecDistance { cosine, smooth_l1, mse };
 enum class Precision { fp32, bf16, fp8 };
+enum class Device { automatic, cpu, cuda };
 
 struct TrainConfig {
   std::int64_t steps = 1000;
@@ -46,6 +47,7 @@ struct TrainConfig {
   double alpha = 0.3;      // weight of the recursive loss
   RecDistance rec_distance = RecDistance::cosine;
   bool rec_stop_gradient = true;
+  Device device = Device::automatic;  // automatic: the GPU where there is one
   Precision precision = Precision::fp32;
   std::uint64_t seed = 0;
   std::int64_t eval_every = 0;        // steps; 0 = only at the end
@@ -82,6 +84,10 @@ struct RunConfig {
 
   bool operator==(const RunConfig&) const = default;
 };
+
+// The word for it in a configuration: "auto", "cpu", "cuda".
+const char* name_of(Device device);
+const char* name_of(Precision precision);  // "fp32", "bf16", "fp8"
 
 // Reads `file` (YAML), applies `overrides` ("train.steps=10") in order, resolves presets and defaults, validates.
 // Errors: InputError with the file, the line where known, the key, and for an unknown key the nearest known one.

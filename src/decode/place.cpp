@@ -11,18 +11,6 @@ namespace {
 constexpr std::int64_t scratch_bytes = std::int64_t{256} << 20;
 constexpr std::int64_t spare_bytes = std::int64_t{2} << 30;  // of a GPU: libraries, recorded graphs, fragments
 
-Space space_of(const std::string& device) {
-  if (device == "cpu") return Space::host;
-  const bool found = device::count() > 0;
-  if (device == "auto") return found ? Space::device : Space::host;
-  if (device != "cuda") throw InputError(fmt::format("unknown device '{}'", device), "", "use auto, cpu or cuda");
-  if (!found) {
-    throw InputError("there is no GPU to compute on", "this build or this machine has none that can be used",
-                     "use --device cpu, or see docs/install.md for a build with CUDA");
-  }
-  return Space::device;
-}
-
 DType precision_type(const std::string& precision, Space space) {
   if (precision == "auto") return space == Space::device ? DType::bf16 : DType::f32;
   if (precision == "fp32") return DType::f32;
@@ -37,7 +25,7 @@ DType precision_type(const std::string& precision, Space space) {
 }  // namespace
 
 Place::Place(const std::string& device, const std::string& precision, Numerics numerics) {
-  context_.space = space_of(device);
+  context_.space = space_of_device(device);
   context_.numerics = numerics;
   dtype_ = precision_type(precision, context_.space);
   if (context_.space == Space::host) return;

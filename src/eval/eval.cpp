@@ -7,7 +7,7 @@
 #include <numbers>
 
 #include "config/run_config.hpp"
-#include "kernels/head_loss.hpp"
+#include "model/compute.hpp"
 #include "model/incremental.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
@@ -68,13 +68,14 @@ EvalResult evaluate_dataset(Model& model, const Context& ctx, const TokenFile& f
     }
     const ConstTensorView token_view = host_view(tokens.data(), {rows, columns});
     const ConstTensorView mask_view = host_view(mask.data(), {rows, columns});
+    reserve_scratch(ctx, config, rows, columns, model.dtype());
     if (options.mode == GenerationMode::hiergen) {
       sums += model.evaluate(ctx, {token_view, mask_view}, {}, {}, {});
     } else {
       const std::vector<std::int64_t> prompts(static_cast<std::size_t>(rows), std::min(options.prompt_tokens, columns));
       const Tensor hidden = recgen_hidden(model, ctx, {token_view, {}}, prompts);  // [rows, columns, D_0]
-      sums.ce += head_loss_forward(ctx, hidden.view().merge(0), model.head_weight(),
-                                   token_view.reshape({rows * columns}), mask_view.reshape({rows * columns}), {}, {});
+      sums.ce += head_losses(model, ctx, hidden.view().merge(0), token_view.reshape({rows * columns}),
+                             mask_view.reshape({rows * columns}), {}, {});
       sums.num_tokens += std::count(mask.begin(), mask.begin() + rows * columns, std::uint8_t{1});
     }
   }

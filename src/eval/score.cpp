@@ -10,8 +10,8 @@
 
 #include "decode/output.hpp"
 #include "decode/row_fields.hpp"
-#include "kernels/head_loss.hpp"
 #include "kernels/linear.hpp"
+#include "model/compute.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/publish.hpp"
 #include "support/error.hpp"
@@ -96,14 +96,15 @@ class Scorer {
       prompts.push_back(row.num_context);
     }
     const Batch batch{host_view(tokens.data(), {n, columns}), {}};
+    reserve_scratch(ctx_, model_.config(), n, columns, model_.model->dtype());
     const Tensor hidden = mode_ == GenerationMode::hiergen ? model_.model->hidden(ctx_, batch)
                                                            : recgen_hidden(*model_.model, ctx_, batch, prompts);
     const ConstTensorView states = hidden.view().merge(0);  // [n * columns, D_0]
     std::vector<float> loss(tokens.size());
     std::vector<std::int32_t> argmax(tokens.size());
     const Shape flat{n * columns};
-    head_loss_forward(ctx_, states, model_.model->head_weight(), host_view(tokens.data(), flat),
-                      host_view(mask.data(), flat), host_view(loss.data(), flat), host_view(argmax.data(), flat));
+    head_losses(*model_.model, ctx_, states, host_view(tokens.data(), flat), host_view(mask.data(), flat),
+                host_view(loss.data(), flat), host_view(argmax.data(), flat));
     for (std::int64_t i = 0; i < n; ++i) {
       ScoreRow& row = *rows[static_cast<std::size_t>(i)];
       const std::int64_t begin = i * columns + row.num_context;
@@ -126,7 +127,11 @@ class Scorer {
 
   void write_logits(const ScoreRow& row, const ConstTensorView& states) {
     const Tensor logits(Space::host, DType::f32, {states.size(0), model_.config().vocab_size}, "logits of a row");
-    if (states.size(0) > 0) linear_forward(ctx_, states, model_.model->head_weight(), logits.view());
+    if (states.size(0) > 0) {
+      const Tensor here = ctx_.space == Space::host ? Tensor() : Tensor(ctx_.space, DType::f32, logits.shape());
+      linear_forward(ctx_, states, model_.model->head_weight(), here.view() ? here.view() : logits.view());
+      if (here.view()) copy(ctx_.stream, here, logits.view());
+    }
     logits_->write(fmt::format("/logits/{}", row.index), logits.view());
   }
 

@@ -1,6 +1,7 @@
 #include "model/model.hpp"
 
 #include "blueprint/activations.hpp"
+#include "kernels/head_loss.hpp"
 #include "model/photon_model.hpp"
 #include "model/vanilla_model.hpp"
 
@@ -26,6 +27,27 @@ Model::Model(const ModelConfig& config, Space space, DType dtype)
 TensorView Model::head_weight() const {
   if (!config_.tie_embeddings) return parameters_.working_view("lm_head.weight");
   return parameters_.working_view(config_.type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight");
+}
+
+double head_losses(const Model& model, const Context& ctx, const ConstTensorView& states, const ConstTensorView& tokens,
+                   const ConstTensorView& mask, const TensorView& token_loss, const TensorView& argmax) {
+  if (ctx.space == Space::host) {
+    return head_loss_forward(ctx, states, model.head_weight(), tokens, mask, token_loss, argmax);
+  }
+  const auto room = [](const ConstTensorView& like) {
+    return like ? Tensor(Space::device, like.dtype(), like.shape(), "the head's losses") : Tensor();
+  };
+  const Tensor device_tokens = room(tokens);
+  const Tensor device_mask = room(mask);
+  const Tensor loss = room(token_loss);
+  const Tensor best = room(argmax);
+  copy(ctx.stream, tokens, device_tokens);
+  if (mask) copy(ctx.stream, mask, device_mask);
+  const double sum = head_loss_forward(ctx, states, model.head_weight(), device_tokens, device_mask, loss, best);
+  if (token_loss) copy(ctx.stream, loss, token_loss);
+  if (argmax) copy(ctx.stream, best, argmax);
+  device::synchronize(ctx.stream);
+  return sum;
 }
 
 std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype) {

@@ -58,7 +58,7 @@ class Model {
   virtual LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec,
                             const TensorView& token_loss, const TensorView& argmax) = 0;
 
-  // Teacher-forced Y(0) [B, T, D_0] in dtype(): what the head reads.
+  // Teacher-forced Y(0) [B, T, D_0] in dtype(): what the head reads. In the order of the context's stream.
   virtual Tensor hidden(const Context& ctx, const Batch& batch) = 0;
 
   // The most activation memory any call has used so far, bytes.
@@ -71,6 +71,12 @@ class Model {
   DType dtype_;
   Parameters parameters_;
 };
+
+// The head's losses for states [n, D_0] of a model, in its memory: tokens [n] i32 and mask [n] u8 (empty: all count) on
+// the host. Returns their sum; token_loss [n] f32 (0 where masked) and argmax [n] i32, on the host, are filled unless
+// empty.
+double head_losses(const Model& model, const Context& ctx, const ConstTensorView& states, const ConstTensorView& tokens,
+                   const ConstTensorView& mask, const TensorView& token_loss, const TensorView& argmax);
 
 // Photon or Vanilla by config.type, with zero weights. `start_token`: what vanilla reads before the first token (bos,
 // or eos where the tokenizer has none); ignored by photon. bf16 needs the device: weights stay f32 there, with a bf16

@@ -161,6 +161,14 @@ double Event::seconds_since(const Event& begin) const {
   return static_cast<double>(milliseconds) * 1e-3;
 }
 
+void pin(void* data, std::int64_t bytes) {
+  PHOTON_CUDA_CHECK(cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterDefault));
+}
+
+void unpin(void* data) noexcept {
+  (void)cudaHostUnregister(data);
+}
+
 void copy_memory(const void* from, Space from_space, void* to, Space to_space, std::int64_t from_pitch,
                  std::int64_t to_pitch, std::int64_t row_bytes, std::int64_t rows) {
   const cudaMemcpyKind kind = kind_of(from_space, to_space);

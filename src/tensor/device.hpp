@@ -35,6 +35,9 @@ void synchronize(Stream stream);
 // Whoever queues work that waits for other processes knows how to give up; CUDA's own wait would not. Null: by CUDA
 // alone.
 void set_wait(void (*wait)(Stream));
+// Host memory that copies reach at full speed and without waiting, from here to unpin().
+void pin(void* data, std::int64_t bytes);
+void unpin(void* data) noexcept;
 std::int64_t free_bytes();  // of the current GPU's memory
 
 // A point in a stream's work, for measuring the time between two of them.
@@ -54,6 +57,10 @@ class Event {
 };
 
 }  // namespace device
+
+// The memory that "auto", "cpu" or "cuda" stands for: auto is the GPU where this build and this machine have one.
+// Errors: InputError for cuda without a GPU that can be used, and for other words.
+Space space_of_device(const std::string& device);
 
 // Copies between views of equal shape and dtype in any spaces; strides allowed on the host and, for rank <= 2, on the
 // device. Returns when the destination may be read on the host.

@@ -41,6 +41,10 @@ void Event::record(Stream) {}
 double Event::seconds_since(const Event&) const {
   return 0;
 }
+void pin(void*, std::int64_t) {
+  throw NotConfigured("memory that a GPU reaches", "CUDA");
+}
+void unpin(void*) noexcept {}
 void copy_memory(const void*, Space, void*, Space, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   throw NotConfigured("device memory", "CUDA");
 }

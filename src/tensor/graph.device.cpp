@@ -92,6 +92,10 @@ void Event::wait() const {
   PHOTON_CUDA_CHECK(cudaEventSynchronize(to_event(handle_)));
 }
 
+void Event::hold(Stream stream) const {
+  PHOTON_CUDA_CHECK(cudaStreamWaitEvent(to_cuda(stream), static_cast<cudaEvent_t>(handle_)));
+}
+
 bool Event::reached() const {
   const cudaError_t result = cudaEventQuery(to_event(handle_));
   if (result == cudaErrorNotReady) {

@@ -41,6 +41,7 @@ class Event {
   void record(Stream stream);
   void wait() const;  // until everything queued before record() is done; returns at once when never recorded
   bool reached() const;
+  void hold(Stream stream) const;  // what is queued on the stream later runs after the point
   // Seconds of device time between two points that have been reached.
   static double seconds(const Event& begin, const Event& end);
 

@@ -28,6 +28,7 @@ void Event::record(Stream) {
 void Event::wait() const {
   throw NotConfigured("a device event", "CUDA");
 }
+void Event::hold(Stream) const {}
 bool Event::reached() const {
   throw NotConfigured("a device event", "CUDA");
 }

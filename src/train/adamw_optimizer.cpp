@@ -46,15 +46,17 @@ void AdamWOptimizer::step(const Context& ctx, Parameters& parameters, const Para
     const auto part = [&](const Parameters& buffer, std::int64_t begin) {
       return buffer.flat().slice(0, begin, run.count);
     };
-    adamw(ctx,
-          {.learning_rate = learning_rate,
-           .beta1 = config_.beta1,
-           .beta2 = config_.beta2,
-           .eps = config_.adam_eps,
-           .weight_decay = run.decays ? config_.weight_decay : 0,
-           .gradient_scale = gradient_scale,
-           .step = update},
-          part(parameters, run.flat), part(gradients, run.flat), part(mean_, run.moment), part(variance_, run.moment));
+    adamw(
+        ctx,
+        {.learning_rate = learning_rate,
+         .beta1 = config_.beta1,
+         .beta2 = config_.beta2,
+         .eps = config_.adam_eps,
+         .weight_decay = run.decays ? config_.weight_decay : 0,
+         .gradient_scale = gradient_scale,
+         .step = update},
+        part(parameters, run.flat), part(gradients, run.flat), part(mean_, run.moment), part(variance_, run.moment),
+        parameters.working().dtype() == DType::f32 ? TensorView() : parameters.working().slice(0, run.flat, run.count));
   }
 }
 

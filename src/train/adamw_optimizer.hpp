@@ -31,8 +31,8 @@ class AdamWOptimizer {
   // elements.
   AdamWOptimizer(const std::vector<OwnedPiece>& pieces, const TrainConfig& config, Space space);
 
-  // One update of the parameters. `update` counts the updates made so far plus one (bias correction); the gradients are
-  // multiplied by `gradient_scale` as they are read.
+  // One update of the parameters and of their working copy. `update` counts the updates made so far plus one (bias
+  // correction); the gradients are multiplied by `gradient_scale` as they are read.
   void step(const Context& ctx, Parameters& parameters, const Parameters& gradients, double learning_rate,
             double gradient_scale, std::int64_t update);
 

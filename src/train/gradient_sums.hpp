@@ -40,6 +40,7 @@ class GradientSums {
   std::vector<Bucket> buckets_;
   std::vector<FlatRange> owned_;
   std::vector<Pending> pending_;
+  Tensor total_;  // [1] f64 in the ops' memory
 };
 
 }  // namespace photon

@@ -7,6 +7,7 @@
 
 #include "blueprint/activations.hpp"
 #include "blueprint/parameters.hpp"
+#include "model/compute.hpp"
 #include "model/model.hpp"
 #include "support/error.hpp"
 
@@ -48,44 +49,73 @@ std::int64_t available_host_bytes() {
   return available;
 }
 
-MemoryPlan plan_memory(const RunConfig& config, std::int64_t microbatch_size) {
-  return plan_memory(config, {{all_layers(config.model), 1}}, 0, 1, microbatch_size);
+TrainPlace train_place(const TrainConfig& config) {
+  const Space space = space_of_device(name_of(config.device));
+  if (config.precision == Precision::fp32) return {space, DType::f32};
+  const char* const name = config.precision == Precision::bf16 ? "bf16" : "fp8";
+  if (space == Space::host) {
+    throw InputError(fmt::format("train.precision {} needs a GPU", name),
+                     "this run trains on the CPU, which computes in fp32", "set train.precision to fp32");
+  }
+  if (config.precision == Precision::fp8) {
+    throw InputError("train.precision fp8 cannot be used", "products of 8-bit floats are not there yet",
+                     "set train.precision to bf16");
+  }
+  return {space, DType::bf16};
+}
+
+MemoryPlan plan_memory(const RunConfig& config, std::int64_t microbatch_size, const TrainPlace& place) {
+  return plan_memory(config, {{all_layers(config.model), 1}}, 0, 1, microbatch_size, place);
 }
 
 MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& layout, std::int64_t stage,
-                       std::int64_t num_in_flight, std::int64_t microbatch_size) {
+                       std::int64_t num_in_flight, std::int64_t microbatch_size, const TrainPlace& place) {
   const StagePlan& part = layout[static_cast<std::size_t>(stage)];
   const std::int64_t flat = flat_size(hosted_parameters(config.model, part.layers)) * 4;
-  return {.weights = flat,
+  const bool on_device = place.space == Space::device;
+  return {.weights = flat + (place.dtype == DType::f32 ? 0 : flat / 4 * element_bytes(place.dtype)),
           .gradients = flat,
           .optimizer = 2 * flat,
-          .arena = num_in_flight * stage_arena_bytes(config, part, microbatch_size),
-          .gathered = layout.size() > 1 && stage == 0 ? flat_size(parameters(config.model)) * 4 : 0};
+          .arena = num_in_flight * stage_arena_bytes(config, part, microbatch_size, place.dtype),
+          .gathered = layout.size() > 1 && stage == 0 ? flat_size(parameters(config.model)) * 4 : 0,
+          .scratch = on_device ? training_scratch_bytes(config.model, microbatch_size, config.train.sequence_length,
+                                                        place.dtype) +
+                                     device_overhead_bytes
+                               : 0};
 }
 
-std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences) {
+std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences, DType dtype) {
   const ModelConfig& model = config.model;
   const std::int64_t tokens = config.train.sequence_length;
-  if (stage.layers == all_layers(model)) return training_arena_bytes(model, sequences, tokens);
+  if (stage.layers == all_layers(model)) return training_arena_bytes(model, sequences, tokens, dtype);
   const std::int64_t each = (tokens + model.group_tokens() - 1) / model.group_tokens();
   const std::int64_t unit = model.lookback > 0 ? each : 1;  // Plan::groups
   const std::int64_t groups = (sequences * each / unit + stage.shards - 1) / stage.shards * unit;
-  return stage_activation_bytes(model, stage.layers, sequences, tokens, groups);
+  return stage_activation_bytes(model, stage.layers, sequences, tokens, groups, element_bytes(dtype));
 }
 
-std::int64_t arena_budget(const RunConfig& config, std::int64_t available_bytes) {
-  const std::int64_t state = 4 * 4 * flat_size(parameters(config.model));
-  return std::min(std::max<std::int64_t>(available_bytes - state, 0) / 2, std::int64_t{4} << 30);
+std::int64_t available_bytes(const TrainPlace& place) {
+  return place.space == Space::device ? device::free_bytes() : available_host_bytes();
 }
 
-void require_fit(const MemoryPlan& plan, std::int64_t available_bytes, std::int64_t microbatch_size) {
+std::int64_t arena_budget(const RunConfig& config, std::int64_t available_bytes, const TrainPlace& place) {
+  const std::int64_t state = (4 * 4 + (place.dtype == DType::f32 ? 0 : 2)) * flat_size(parameters(config.model));
+  const std::int64_t most = std::int64_t{place.space == Space::device ? 6 : 4} << 30;
+  return std::min(std::max<std::int64_t>(available_bytes - state, 0) / 2, most);
+}
+
+void require_fit(const MemoryPlan& plan, std::int64_t available_bytes, std::int64_t microbatch_size,
+                 const TrainPlace& place) {
   if (plan.total() <= available_bytes) return;
-  throw InputError(fmt::format("this run needs {} of memory a rank and {} are available", bytes_text(plan.total()),
-                               bytes_text(available_bytes)),
-                   fmt::format("weights {}, gradients {}, optimizer {}, activations {} for a microbatch of {}{}",
+  const auto more = [](const char* what, std::int64_t bytes) {
+    return bytes > 0 ? fmt::format(", {} {}", what, bytes_text(bytes)) : std::string();
+  };
+  throw InputError(fmt::format("this run needs {} of {}memory a rank and {} are available", bytes_text(plan.total()),
+                               place.space == Space::device ? "GPU " : "", bytes_text(available_bytes)),
+                   fmt::format("weights {}, gradients {}, optimizer {}, activations {} for a microbatch of {}{}{}",
                                bytes_text(plan.weights), bytes_text(plan.gradients), bytes_text(plan.optimizer),
-                               bytes_text(plan.arena), microbatch_size,
-                               plan.gathered > 0 ? ", gathered weights " + bytes_text(plan.gathered) : ""),
+                               bytes_text(plan.arena), microbatch_size, more("gathered weights", plan.gathered),
+                               more("workspaces", plan.scratch)),
                    microbatch_size > 1
                        ? "set parallel.microbatch_size lower, shorten train.sequence_length or take a smaller model"
                        : "shorten train.sequence_length, take a smaller model or a machine with more memory");

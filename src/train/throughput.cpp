@@ -3,17 +3,22 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
-#include <cstring>
+#include <memory>
 
 #include "blueprint/flops.hpp"
+#include "kernels/elementwise.hpp"
 #include "kernels/linear.hpp"
 #include "kernels/optimizer.hpp"
+#include "model/compute.hpp"
 #include "model/model.hpp"
 #include "support/random.hpp"
+#include "tensor/profiler.hpp"
 #include "train/adamw_optimizer.hpp"
 #include "train/evaluation.hpp"
+#include "train/memory_plan.hpp"
 #include "train/sequences.hpp"
 
 namespace photon {
@@ -48,51 +53,137 @@ double measure_matrix_gflops(const Context& ctx) {
   return best;
 }
 
-}  // namespace
+// Points between the phases of a step, in the time of the device where there is one.
+class PhaseClock {
+ public:
+  explicit PhaseClock(const Context& ctx) : ctx_(ctx) {
+    for (std::size_t i = 0; ctx.space == Space::device && i < times_.size(); ++i)
+      events_.push_back(std::make_unique<device::Event>());
+  }
+  void mark(std::size_t phase) {
+    times_[phase] = Clock::now();
+    if (ctx_.space == Space::device) events_[phase]->record(ctx_.stream);
+  }
+  double seconds(std::size_t phase) const {  // from its mark to the next
+    if (ctx_.space == Space::device) return events_[phase + 1]->seconds_since(*events_[phase]);
+    return std::chrono::duration<double>(times_[phase + 1] - times_[phase]).count();
+  }
 
-Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::int64_t steps) {
-  PHOTON_EXPECT(steps >= 1, "a measurement of {} steps", steps);
+ private:
+  Context ctx_;
+  std::array<Clock::time_point, 4> times_{};
+  std::vector<std::unique_ptr<device::Event>> events_;
+};
+
+// `count` sequences of random tokens, laid out as the trainer has them.
+Sequences random_sequences(const RunConfig& config) {
   const TrainConfig& train = config.train;
-  const std::int64_t micro = config.parallel.microbatch_size == 0 ? train.batch_size : config.parallel.microbatch_size;
-  PHOTON_EXPECT(micro >= 1 && train.batch_size % micro == 0, "microbatches of {} in a batch of {}", micro,
-                train.batch_size);
-  Context ctx;
-  ctx.numerics = train.deterministic ? Numerics::deterministic : Numerics::tuned;
-  Throughput result;
-  result.matrix_gflops = measure_matrix_gflops(ctx);
-  result.num_threads = omp_get_max_threads();
-  result.arena_bytes = training_arena_bytes(config.model, micro, train.sequence_length);
-
-  const auto model = make_model(config.model, Space::host, 0);
-  initialize(model->parameters(), train.seed);
-  Parameters gradients(config.model, Space::host, "gradients");
-  AdamWOptimizer optimizer(model->parameters().specs(), train, Space::host);
   Sequences sequences;
   sequences.resize(train.batch_size, train.sequence_length, false);
   for (std::int64_t i = 0; i < train.batch_size * train.sequence_length; ++i) {
     sequences.tokens(0)[i] = static_cast<std::int32_t>(random_bits(train.seed, 1, static_cast<std::uint64_t>(i)) %
                                                        static_cast<std::uint64_t>(config.model.vocab_size));
   }
+  return sequences;
+}
+
+std::int64_t microbatch_of(const RunConfig& config, const TrainPlace& place, std::int64_t available) {
+  const TrainConfig& train = config.train;
+  if (config.parallel.microbatch_size > 0) return config.parallel.microbatch_size;
+  if (place.space == Space::host) return train.batch_size;
+  return choose_microbatch_size(
+      train.batch_size, train.batch_size, arena_budget(config, available, place), [&](std::int64_t sequences) {
+        return training_arena_bytes(config.model, sequences, train.sequence_length, place.dtype);
+      });
+}
+
+}  // namespace
+
+DevicePeak device_peak(const std::string& device, Precision precision) {
+  // Vendors' data sheets, dense products. A card's name tells its form: HBM3 is the SXM module.
+  constexpr const char* h100 = "NVIDIA H100 SXM data sheet, dense";
+  constexpr const char* h200 = "NVIDIA H200 SXM data sheet, dense";
+  const bool is_h100 = device.find("H100 80GB HBM3") != std::string::npos;
+  const bool is_h200 = device.find("H200") != std::string::npos;
+  if (!is_h100 && !is_h200) return {};
+  const char* const source = is_h100 ? h100 : h200;
+  switch (precision) {
+    case Precision::fp32:
+      return {66.9e12, source};
+    case Precision::bf16:
+      return {989.4e12, source};
+    case Precision::fp8:
+      return {1978.9e12, source};
+  }
+  return {};
+}
+
+Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::int64_t steps) {
+  PHOTON_EXPECT(steps >= 1, "a measurement of {} steps", steps);
+  const TrainConfig& train = config.train;
+  const TrainPlace place = train_place(train);
+  const bool on_device = place.space == Space::device;
+  const Numerics numerics = train.deterministic ? Numerics::deterministic : Numerics::tuned;
+  Throughput result;
+  result.num_threads = omp_get_max_threads();
+  const std::int64_t available = available_bytes(place);
+  const std::int64_t micro = microbatch_of(config, place, available);
+  PHOTON_EXPECT(micro >= 1 && train.batch_size % micro == 0, "microbatches of {} in a batch of {}", micro,
+                train.batch_size);
+  const MemoryPlan plan = plan_memory(config, micro, place);
+  require_fit(plan, available, micro, place);
+  result.microbatch = micro;
+  result.arena_bytes = plan.arena;
+  if (on_device) {
+    result.device = device::name(0);
+  } else {
+    Context host;
+    host.numerics = numerics;
+    result.matrix_gflops = measure_matrix_gflops(host);
+  }
+
+  const Compute compute(place.space, numerics,
+                        training_scratch_bytes(config.model, micro, train.sequence_length, place.dtype));
+  const Context& ctx = compute.context();
+  const auto model = make_model(config.model, place.space, 0, place.dtype);
+  initialize(model->parameters(), train.seed);
+  Parameters gradients(config.model, place.space, "gradients");
+  AdamWOptimizer optimizer(model->parameters().specs(), train, place.space);
+  const Sequences sequences = random_sequences(config);
+  const double num_tokens = static_cast<double>(train.batch_size) * static_cast<double>(train.sequence_length);
   LossScales scales;
-  scales.ce = 1.0 / static_cast<double>(train.batch_size * train.sequence_length);
+  scales.ce = 1.0 / num_tokens;
   for (const std::int64_t units : unpadded_units(config.model, train.batch_size, train.sequence_length)) {
     scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
   }
+  PhaseClock clock(ctx);
   for (std::int64_t step = 1; step <= warmup + steps; ++step) {
+    const bool last = step == warmup + steps;
+    if (on_device && last) device::start_profiler();
     const auto begin = Clock::now();
-    std::memset(gradients.flat().data(), 0, static_cast<std::size_t>(gradients.flat().bytes()));
+    clock.mark(0);
+    fill(ctx, gradients.flat(), 0.0F);
+    LossSums sums;
     for (std::int64_t first = 0; first < train.batch_size; first += micro) {
-      model->forward_backward(ctx, sequences.part(first, micro), scales, rec_loss_options(train), gradients);
+      sums += model->forward_backward(ctx, sequences.part(first, micro), scales, rec_loss_options(train), gradients);
     }
+    clock.mark(1);
     const double norm = std::sqrt(sum_of_squares(ctx, gradients.flat()));
+    clock.mark(2);
     const double clip = train.grad_clip > 0 && norm > train.grad_clip ? train.grad_clip / norm : 1;
     optimizer.step(ctx, model->parameters(), gradients, train.learning_rate, clip, step);
+    clock.mark(3);
+    compute.synchronize();
+    if (on_device && last) device::stop_profiler();
+    result.last_loss = sums.ce / num_tokens;
     if (step > warmup) result.step_seconds.push_back(seconds_since(begin));
   }
+  result.phases = {clock.seconds(0), clock.seconds(1), clock.seconds(2)};
+  if (on_device) result.peak_bytes = available - device::free_bytes();
   result.median_seconds = median(result.step_seconds);
-  const auto batch = static_cast<double>(train.batch_size);
-  result.tokens_per_second = batch * static_cast<double>(train.sequence_length) / result.median_seconds;
-  result.model_gflops = batch * training_flops(config.model, train.sequence_length) / result.median_seconds / 1e9;
+  result.tokens_per_second = num_tokens / result.median_seconds;
+  result.model_gflops = static_cast<double>(train.batch_size) * training_flops(config.model, train.sequence_length) /
+                        result.median_seconds / 1e9;
   return result;
 }
 

@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "blueprint/parameters.hpp"
 #include "checkpoint/weights.hpp"
+#include "kernels/elementwise.hpp"
 #include "kernels/optimizer.hpp"
 #include "support/log.hpp"
 #include "train/evaluation.hpp"
@@ -36,12 +36,14 @@ Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFact
       factory_(std::move(factory)),
       folder_(options_.run),
       clock_(world_.rank()) {
-  if (config_.train.precision != Precision::fp32) {
-    throw InputError(
-        fmt::format("train.precision {} needs a GPU", config_.train.precision == Precision::bf16 ? "bf16" : "fp8"),
-        "this run trains on the CPU, which computes in fp32", "set train.precision to fp32");
+  place_ = train_place(config_.train);
+  if (place_.space == Space::host) return;
+  if (world_.size() > 1) {
+    throw InputError(fmt::format("{} ranks cannot train on GPUs together yet", world_.size()),
+                     fmt::format("train.device is {} and this machine has a GPU", name_of(config_.train.device)),
+                     "set train.device to cpu, or start one process");
   }
-  ctx_.numerics = config_.train.deterministic ? Numerics::deterministic : Numerics::tuned;
+  device::use(world_.local_rank() % device::count());
 }
 
 void Trainer::run() {
@@ -61,11 +63,13 @@ void Trainer::run() {
   }
   record_start();
   while (state_.step < config_.train.steps) {
+    if (saving_.valid() && saving_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) finish_save();
     if (stopping_ || stop_agreed()) preempt();
     run_step();
   }
   if (trace_) trace_->finish(world_.all());
   if (stopping_) preempt();
+  finish_save();
   if (saved_step_ != state_.step) {
     throw Error(fmt::format("step {}, the last one, could not be saved", state_.step), "see the message above",
                 "make room and start the same command again: it continues from the last good checkpoint");
@@ -113,8 +117,7 @@ void Trainer::run_step() {
     step.scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
   }
 
-  const TensorView gradients = gradients_->flat();
-  std::memset(gradients.data(), 0, static_cast<std::size_t>(gradients.bytes()));
+  fill(ctx_, gradients_->flat(), 0.0F);
   if (pipeline_) pipeline_->begin_step([this](std::int64_t i) { return microbatch(i); });
   const Program program = program_of(plan_, world_.rank(), plan_.num_microbatches(),
                                      {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
@@ -208,6 +211,7 @@ void Trainer::update(Step& step) {
   record.lr = learning_rate(config_.train, step.number);
   if (step.finite) {
     const std::int64_t update = step.number - state_.skipped_steps;  // updates made so far, and this one
+    if (staging_) staging_->hold(ctx_);                              // a save may still copy what is updated here
     optimizer_->step(ctx_, weights(), *gradients_, record.lr, step.gradient_scale, update);
     bad_in_row_ = 0;
   } else {
@@ -285,49 +289,82 @@ std::vector<TensorPiece> Trainer::pieces_to_save() {
   const auto take = [&](const char* group, const Parameters& values, PieceLayout layout) {
     for (TensorPiece& piece : pieces_of(group, owned_, values.flat(), layout)) pieces.push_back(std::move(piece));
   };
-  take(parameter_group, weights(), PieceLayout::flat);
-  take(first_moment_group, optimizer_->mean(), moments);
-  take(second_moment_group, optimizer_->variance(), moments);
+  take(parameter_group, stored_weights(), PieceLayout::flat);
+  take(first_moment_group, stored_mean(), moments);
+  take(second_moment_group, stored_variance(), moments);
   return pieces;
 }
 
-bool Trainer::save() {
+void Trainer::save() {
+  finish_save();
   world_.enter(fmt::format("save of step {}", state_.step), static_cast<double>(config_.parallel.save_deadline));
   console_->clear();
-  Communicator& all = world_.all();
-  const auto all_succeed = [&](bool mine) { return all.all_reduce(std::int64_t{mine ? 1 : 0}, Reduction::min) != 0; };
+  state_.extra_json = nlohmann::json{{"bad_in_row", bad_in_row_}}.dump();
+  if (staging_) staging_->begin_download(ctx_, weights(), *optimizer_);
+  const auto write = [this, state = state_, pieces = pieces_to_save(),
+                      whole = pipeline_ ? pipeline_->gather_weights() : &stored_weights()] {
+    return write_checkpoint(state, pieces, whole);
+  };
+  // The metrics must be no older than the state that is saved beside them.
   std::string problem;
   try {
-    state_.extra_json = nlohmann::json{{"bad_in_row", bad_in_row_}}.dump();
-    const std::vector<TensorPiece> pieces = pieces_to_save();
-    const Parameters* const whole = pipeline_ ? pipeline_->gather_weights() : &model_->parameters();
+    if (metrics_) metrics_->sync();
+  } catch (const Error& error) {
+    problem = error.what();
+  }
+  if (world_.all().all_reduce(std::int64_t{problem.empty() ? 1 : 0}, Reduction::min) == 0) {
+    if (problem.empty()) problem = "rank 0 cannot save";
+    saving_ = std::async(std::launch::deferred, [step = state_.step, problem] { return Saved{step, "", problem}; });
+  } else {
+    // Ranks agree by messages while they save, which belong to the thread that trains.
+    saving_ = std::async(staging_ && world_.size() == 1 ? std::launch::async : std::launch::deferred, write);
+  }
+  if (!staging_ || world_.size() > 1) finish_save();
+}
+
+Trainer::Saved Trainer::write_checkpoint(const TrainState& state, const std::vector<TensorPiece>& pieces,
+                                         const Parameters* whole) {
+  Communicator& all = world_.all();
+  const auto all_succeed = [&](bool mine) {
+    return all.size() == 1 ? mine : all.all_reduce(std::int64_t{mine ? 1 : 0}, Reduction::min) != 0;
+  };
+  Saved saved{state.step, "", ""};
+  try {
+    if (staging_) staging_->wait();
     const std::int64_t keep = config_.train.keep_checkpoints;
-    // The metrics must be no older than the state that is saved beside them.
     std::string early;
-    if (metrics_) {
+    if (all.rank() == 0) {
       try {
-        metrics_->sync();
         save_weights_folder(folder_.model(), config_.model, *whole, DType::f32, data_->tokenizer_file());
       } catch (const Error& error) {
         early = error.what();
       }
     }
     if (!all_succeed(early.empty())) throw Error(early.empty() ? "rank 0 cannot save" : early, "", "");
-    const std::filesystem::path folder =
-        save_checkpoint(folder_.root(), config_.model, state_, pieces,
-                        {.keep = keep == 0 ? std::numeric_limits<std::int64_t>::max() : keep,
-                         .tokenizer_file = data_->tokenizer_file(),
-                         .rank = all.rank(),
-                         .num_ranks = all.size(),
-                         .all_succeed = all_succeed});
-    saved_step_ = state_.step;
-    log_info("saved {}", folder.string());
-    return true;
+    saved.folder = save_checkpoint(folder_.root(), config_.model, state, pieces,
+                                   {.keep = keep == 0 ? std::numeric_limits<std::int64_t>::max() : keep,
+                                    .tokenizer_file = data_->tokenizer_file(),
+                                    .rank = all.rank(),
+                                    .num_ranks = all.size(),
+                                    .all_succeed = all_succeed})
+                       .string();
   } catch (const Error& error) {
-    problem = error.what();
+    saved.problem = error.what();
+  }
+  return saved;
+}
+
+bool Trainer::finish_save() {
+  if (!saving_.valid()) return saved_step_ >= 0;
+  const Saved saved = saving_.get();
+  if (saved.problem.empty()) {
+    saved_step_ = saved.step;
+    console_->clear();
+    log_info("saved {}", saved.folder);
+    return true;
   }
   log_text(LogLevel::error, false,
-           fmt::format("step {} is not saved: {}; {}", state_.step, problem,
+           fmt::format("step {} is not saved: {}; {}", saved.step, saved.problem,
                        saved_step_ < 0 ? std::string("no checkpoint exists yet")
                                        : fmt::format("the checkpoint of step {} is kept", saved_step_)));
   return false;
@@ -336,7 +373,9 @@ bool Trainer::save() {
 void Trainer::preempt() {
   const int signal = StopSignal::received();
   const std::string reason = signal != 0 ? StopSignal::name(signal) : "a signal on another rank";
-  const bool saved = saved_step_ == state_.step || save();
+  finish_save();
+  if (saved_step_ != state_.step) save();
+  const bool saved = finish_save() && saved_step_ == state_.step;
   if (trace_) trace_->finish(world_.all());
   console_->clear();
   throw Preempted(

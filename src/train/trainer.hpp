@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 
 #include "checkpoint/checkpoint.hpp"
 #include "comm/world.hpp"
 #include "config/run_config.hpp"
+#include "model/compute.hpp"
 #include "model/model.hpp"
 #include "partition/plan.hpp"
 #include "partition/schedule.hpp"
@@ -18,12 +20,14 @@
 #include "train/console.hpp"
 #include "train/gradient_sums.hpp"
 #include "train/loss_totals.hpp"
+#include "train/memory_plan.hpp"
 #include "train/metrics.hpp"
 #include "train/owned_pieces.hpp"
 #include "train/pipeline.hpp"
 #include "train/run_folder.hpp"
 #include "train/run_trace.hpp"
 #include "train/sequences.hpp"
+#include "train/state_staging.hpp"
 #include "train/step_clock.hpp"
 #include "train/stop_signal.hpp"
 
@@ -93,8 +97,22 @@ class Trainer {
   void complete_evaluation();
   // What this rank stores of a checkpoint: ranks that hold the same tensors share them out.
   std::vector<TensorPiece> pieces_to_save();
-  // Returns whether the state is on disk; when not, rank 0 has said why.
-  bool save();
+  // Where checkpoints are read from and written to: the buffers themselves, or their copies in host memory.
+  Parameters& stored_weights() { return staging_ ? staging_->weights() : weights(); }
+  Parameters& stored_mean() { return staging_ ? staging_->mean() : optimizer_->mean(); }
+  Parameters& stored_variance() { return staging_ ? staging_->variance() : optimizer_->variance(); }
+  // Begins to save the state. From a GPU, a process alone writes beside the training that goes on; else it is done
+  // when this returns.
+  void save();
+  // Waits for a save that was begun. Returns whether the newest one is on disk; when not, rank 0 has said why.
+  bool finish_save();
+  // What a save came to.
+  struct Saved {
+    std::int64_t step = -1;
+    std::string folder;
+    std::string problem;  // empty when it succeeded
+  };
+  Saved write_checkpoint(const TrainState& state, const std::vector<TensorPiece>& pieces, const Parameters* whole);
   [[noreturn]] void preempt();
 
   World& world_;
@@ -103,7 +121,9 @@ class Trainer {
   ModelFactory factory_;
   RunFolder folder_;
   StopSignal signals_;
-  Context ctx_;
+  TrainPlace place_;
+  std::unique_ptr<Compute> compute_;
+  Context ctx_;  // of compute_
 
   std::unique_ptr<RunLock> lock_;
   std::unique_ptr<TrainingData> data_;
@@ -115,7 +135,9 @@ class Trainer {
   std::unique_ptr<GradientSums> sums_;
   std::vector<OwnedPiece> owned_;  // what this rank answers for of the tensors that several hold
   std::unique_ptr<AdamWOptimizer> optimizer_;
-  std::unique_ptr<MetricsFile> metrics_;  // rank 0 only
+  std::unique_ptr<StateStaging> staging_;  // on a GPU
+  std::future<Saved> saving_;              // after staging_: a save that reads it ends first
+  std::unique_ptr<MetricsFile> metrics_;   // rank 0 only
   std::unique_ptr<Console> console_;
   StepClock clock_;
   std::unique_ptr<RunTrace> trace_;  // where one is asked for

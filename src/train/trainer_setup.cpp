@@ -63,20 +63,25 @@ void Trainer::open_data() {
 
 void Trainer::make_plan_and_buffers() {
   // Ranks of one host share its memory; all must choose alike, so the one with the least decides.
-  const std::int64_t available = world_.all().all_reduce(available_host_bytes() / world_.local_size(), Reduction::min);
+  const bool on_gpu = place_.space == Space::device;
+  const std::int64_t sharing =
+      on_gpu ? (world_.local_size() + device::count() - 1) / device::count() : world_.local_size();
+  const std::int64_t available = world_.all().all_reduce(available_bytes(place_) / sharing, Reduction::min);
   const std::vector<StagePlan> layout = cut_stages(config_);
   const auto arena = [&](std::int64_t sequences) {
     std::int64_t most = 0;
     for (std::int64_t stage = 0; stage < config_.parallel.stages; ++stage) {
-      most = std::max(most, plan_memory(config_, layout, stage, config_.parallel.stages - stage, sequences).arena);
+      most =
+          std::max(most, plan_memory(config_, layout, stage, config_.parallel.stages - stage, sequences, place_).arena);
     }
     return most;
   };
-  plan_ = make_plan(config_, world_.size(), arena_budget(config_, available), arena);
+  plan_ = make_plan(config_, world_.size(), arena_budget(config_, available, place_), arena);
   config_.parallel.microbatch_size = plan_.microbatch_size;
   const RankRole& role = plan_.role(world_.rank());
-  MemoryPlan memory = plan_memory(config_, layout, role.stage,
-                                  plan_.max_in_flight(role.stage, plan_.num_microbatches()), plan_.microbatch_size);
+  MemoryPlan memory =
+      plan_memory(config_, layout, role.stage, plan_.max_in_flight(role.stage, plan_.num_microbatches()),
+                  plan_.microbatch_size, place_);
   if (plan_.zero) {
     const std::vector<ParameterSpec> specs = hosted_parameters(config_.model, plan_.stage_of(world_.rank()).layers);
     memory.optimizer = 0;
@@ -85,19 +90,25 @@ void Trainer::make_plan_and_buffers() {
     }
   }
   log_info(
-      "memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}){}; {} available",
-      bytes_text(memory.total()), bytes_text(memory.weights), bytes_text(memory.gradients),
+      "{}memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}){}{}; {} "
+      "available",
+      on_gpu ? "GPU " : "", bytes_text(memory.total()), bytes_text(memory.weights), bytes_text(memory.gradients),
       bytes_text(memory.optimizer), bytes_text(memory.arena), plan_.microbatch_size,
-      memory.gathered > 0 ? " + gathered weights " + bytes_text(memory.gathered) : "", bytes_text(available));
-  require_fit(memory, available, plan_.microbatch_size);
+      memory.gathered > 0 ? " + gathered weights " + bytes_text(memory.gathered) : "",
+      memory.scratch > 0 ? " + workspaces " + bytes_text(memory.scratch) : "", bytes_text(available));
+  require_fit(memory, available, plan_.microbatch_size, place_);
   // Weights and moments of a checkpoint, and the weights folder; one more of each exists while it is replaced.
-  const std::int64_t save_bytes = memory.weights + memory.optimizer + memory.weights;
+  const std::int64_t save_bytes = memory.gradients + memory.optimizer + memory.gradients;  // fp32, as the gradients
   const auto free = static_cast<std::int64_t>(std::min<std::uint64_t>(free_bytes(folder_.root()), INT64_MAX));
   if (free < 2 * save_bytes) {
     log_warning("{} has {} free, and a save takes {} make room or lower train.keep_checkpoints",
                 folder_.root().string(), bytes_text(free), bytes_text(save_bytes));
   }
 
+  compute_ = std::make_unique<Compute>(
+      place_.space, config_.train.deterministic ? Numerics::deterministic : Numerics::tuned,
+      training_scratch_bytes(config_.model, plan_.microbatch_size, config_.train.sequence_length, place_.dtype));
+  ctx_ = compute_->context();
   if (world_.size() > 1) {
     pipeline_ = std::make_unique<PipelineRank>(config_, plan_, world_.all(), data_->start_token(config_.model));
     for (std::size_t s = 0; s < plan_.layout.size() && plan_.stages > 1; ++s) {
@@ -106,13 +117,14 @@ void Trainer::make_plan_and_buffers() {
                stage.shards == 1 ? "" : fmt::format(", {} shards", stage.shards));
     }
   } else {
-    model_ = factory_(config_.model, Space::host, data_->start_token(config_.model), DType::f32);
+    model_ = factory_(config_.model, place_.space, data_->start_token(config_.model), place_.dtype);
   }
-  gradients_ = std::make_unique<Parameters>(weights().specs(), Space::host, "gradients");
+  gradients_ = std::make_unique<Parameters>(weights().specs(), place_.space, "gradients");
   sums_ = std::make_unique<GradientSums>(config_.model, plan_, world_.all(), weights().specs());
   owned_ = owned_pieces(weights().specs(), sums_->owned());
-  optimizer_ = plan_.zero ? std::make_unique<AdamWOptimizer>(owned_, config_.train, Space::host)
-                          : std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, Space::host);
+  optimizer_ = plan_.zero ? std::make_unique<AdamWOptimizer>(owned_, config_.train, place_.space)
+                          : std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, place_.space);
+  if (on_gpu) staging_ = std::make_unique<StateStaging>(weights(), *optimizer_);
   console_ = std::make_unique<Console>(config_.train.steps, config_.train.log_every, world_.rank() != 0);
   log_info("{} parameters; a step is {} sequences of {} tokens: {} replica{}, {} microbatch{} of {} each",
            num_parameters(config_.model), plan_.batch_size, config_.train.sequence_length, plan_.replicas,
@@ -121,18 +133,19 @@ void Trainer::make_plan_and_buffers() {
 }
 
 void Trainer::restore_or_initialize() {
-  std::vector<TensorTarget> targets = targets_of(parameter_group, weights());
+  std::vector<TensorTarget> targets = targets_of(parameter_group, stored_weights());
   const auto add = [&](const char* group, const Parameters& moments) {
     for (TensorTarget& target :
          plan_.zero ? targets_of(group, owned_, moments.flat(), PieceLayout::compact) : targets_of(group, moments)) {
       targets.push_back(std::move(target));
     }
   };
-  add(first_moment_group, optimizer_->mean());
-  add(second_moment_group, optimizer_->variance());
+  add(first_moment_group, stored_mean());
+  add(second_moment_group, stored_variance());
   if (const std::optional<TrainState> state = load_latest_checkpoint(folder_.root(), config_.model, targets)) {
     state_ = *state;
     saved_step_ = state_.step;
+    if (staging_) staging_->upload(weights(), *optimizer_);
     bad_in_row_ = nlohmann::json::parse(state_.extra_json).value("bad_in_row", std::int64_t{0});
     log_info("continuing after step {} of {}", state_.step, config_.train.steps);
     if (!options_.init_from.empty()) log_info("--init-from is not used: the run has begun already");
@@ -169,6 +182,7 @@ void Trainer::initialize_weights() {
   for (const ParameterSpec& spec : weights().specs()) {
     copy(loaded.parameters.view(spec.name), weights().view(spec.name));
   }
+  weights().refresh_working_copy();
   log_info("starting from the weights in {}", options_.init_from.string());
 }
 
