@@ -1,9 +1,9 @@
 // A group of ranks and what they do together, on host memory and on the memory of GPUs. Operations are collective
 // unless they say otherwise: all ranks of the group call them with equal sizes, in the same order.
 //
-// Every wait polls and has a deadline; on expiry, or when a rank that this process can see has died, it throws an Error
-// naming rank, host, operation, phase and whom it waited for. Messages may then still be under way, so the caller has
-// to end the process (World::run does).
+// Every wait polls and has a deadline; on expiry, or when a rank that this process can see has died, it throws a
+// RankError naming rank, host, operation, phase and whom it waited for. Messages may then still be under way, so the
+// caller has to end the process (World::run does).
 //
 // Reductions add in rank order, element by element: one order of summation whatever the operation and the number of
 // elements around one, so all_reduce and reduce_scatter give the same bits, on every rank. f32 is summed in f64 and
@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "support/error.hpp"
 #include "tensor/device.hpp"
 #include "tensor/view.hpp"
 
@@ -35,6 +36,13 @@ class Started;
 struct Route {
   int from = 0;
   int to = 0;
+};
+
+// Another rank cannot be reached: it died, hangs, or its host is lost. Messages may still be under way, so nobody may
+// go on after it: who catches Errors lets it pass.
+class RankError : public Error {
+ public:
+  using Error::Error;
 };
 
 enum class Reduction : std::uint8_t { sum, max, min };

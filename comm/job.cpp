@@ -98,9 +98,9 @@ Watchdog Job::limit(const char* operation) const {
 void Job::check_peers(const Progress& operation) const {
   for (std::size_t r = 0; r < peers.size(); ++r) {
     if (may_live(static_cast<int>(r))) continue;
-    throw Error(operation.describe(),
-                fmt::format("{}, process {}, has died", name_of_rank(static_cast<int>(r)), peers[r].pid),
-                "look at what that rank said last");
+    throw RankError(operation.describe(),
+                    fmt::format("{}, process {}, has died", name_of_rank(static_cast<int>(r)), peers[r].pid),
+                    "look at what that rank said last");
   }
 }
 
@@ -116,19 +116,19 @@ void Job::wait(Progress& operation) {
     const std::string missing = waited > phase.deadline_seconds ? operation.missing() : std::string();
     const std::string from = missing.empty() ? "other ranks" : missing;
     if (waited > phase.deadline_seconds) {
-      throw Error(operation.describe(),
-                  fmt::format("waited {:.1f} s for {}, the limit is {:g} s", waited, from, phase.deadline_seconds),
-                  "look for a rank that stopped, hangs or is much slower");
+      throw RankError(operation.describe(),
+                      fmt::format("waited {:.1f} s for {}, the limit is {:g} s", waited, from, phase.deadline_seconds),
+                      "look for a rank that stopped, hangs or is much slower");
     }
     if (waited > next_check) {
       next_check = waited + check_seconds;
       check_peers(operation);
       if (stopping_since < 0 && stop_requested != nullptr && stop_requested()) stopping_since = waited;
       if (stopping_since >= 0 && waited - stopping_since > stop_seconds) {
-        throw Error(operation.describe(),
-                    fmt::format("this rank was asked to stop, and waited {:g} s for {}", stop_seconds,
-                                operation.missing().empty() ? "other ranks" : operation.missing()),
-                    "a rank has died or hangs; nothing was saved after the last checkpoint");
+        throw RankError(operation.describe(),
+                        fmt::format("this rank was asked to stop, and waited {:g} s for {}", stop_seconds,
+                                    operation.missing().empty() ? "other ranks" : operation.missing()),
+                        "a rank has died or hangs; nothing was saved after the last checkpoint");
       }
     }
     // Short waits stay responsive; long ones leave the core to ranks that compute.

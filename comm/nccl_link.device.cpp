@@ -117,14 +117,14 @@ void NcclLink::check(ncclResult_t result, const std::string& operation) {
   std::string why = fmt::format("NCCL: {}", ncclGetErrorString(result));
   if (detail != nullptr && *detail != '\0') why += fmt::format(": {}", detail);
   abort();
-  throw Error(group_->describe(operation, "failed"), why,
-              "see what the other ranks report; NCCL_DEBUG=INFO tells more");
+  throw RankError(group_->describe(operation, "failed"), why,
+                  "see what the other ranks report; NCCL_DEBUG=INFO tells more");
 }
 
 void NcclLink::check_state(const std::string& operation) {
   if (comm_ == nullptr) {
-    throw Error(group_->describe(operation, "failed"), "its communicator was aborted after an earlier error",
-                "see the first error");
+    throw RankError(group_->describe(operation, "failed"), "its communicator was aborted after an earlier error",
+                    "see the first error");
   }
   ncclResult_t state = ncclSuccess;
   check(ncclCommGetAsyncError(comm_, &state), operation);

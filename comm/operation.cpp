@@ -43,8 +43,8 @@ void Group::check(int result, const char* operation) const {
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(result, text, &length);
-  throw Error(describe(operation, "failed"), std::string(text, static_cast<std::size_t>(length)),
-              "see what the other ranks report");
+  throw RankError(describe(operation, "failed"), std::string(text, static_cast<std::size_t>(length)),
+                  "see what the other ranks report");
 }
 
 std::vector<std::byte> Group::take_scratch(std::int64_t bytes) {
@@ -101,11 +101,11 @@ bool Messages::poll(const char* operation) {
     int bytes = 0;
     group_->check(MPI_Get_count(&status, MPI_BYTE, &bytes), operation);
     if (bytes == message.bytes) continue;
-    throw Error(group_->describe(operation, "failed"),
-                fmt::format("{} sent {} bytes where {} were expected",
-                            group_->job->name_of_rank(group_->world_ranks[static_cast<std::size_t>(message.peer)]),
-                            bytes, message.bytes),
-                "the ranks disagree about what they exchange: a defect in photon");
+    throw RankError(group_->describe(operation, "failed"),
+                    fmt::format("{} sent {} bytes where {} were expected",
+                                group_->job->name_of_rank(group_->world_ranks[static_cast<std::size_t>(message.peer)]),
+                                bytes, message.bytes),
+                    "the ranks disagree about what they exchange: a defect in photon");
   }
   group_->check(result, operation);
   return num_open_ == 0;

@@ -348,6 +348,8 @@ Trainer::Saved Trainer::write_checkpoint(const TrainState& state, const std::vec
                                     .num_ranks = all.size(),
                                     .all_succeed = all_succeed})
                        .string();
+  } catch (const RankError&) {
+    throw;  // a full disk is no reason to stop, a lost rank is
   } catch (const Error& error) {
     saved.problem = error.what();
   }
