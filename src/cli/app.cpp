@@ -11,7 +11,6 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <new>
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "cli/commands.hpp"
+#include "cli/exit_file.hpp"
 #include "config/nearest.hpp"
 #include "config/run_config.hpp"
 #include "support/error.hpp"
@@ -202,25 +202,6 @@ int flush_results(int code) {
                                     "direct them elsewhere"));
   }
   return code == 0 ? static_cast<int>(ExitCode::failed) : code;
-}
-
-// The rank under a launcher; 0 alone.
-int rank_of_environment() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
-    if (const char* value = std::getenv(name)) return std::atoi(value);
-  }
-  return 0;
-}
-
-// mpirun answers with a code of its own when a signal reached it before the ranks: whoever started it may ask rank 0
-// for the code that counts. A failure to write it must not hide the code that this process ends with.
-void tell_exit_code(int code) {
-  const char* const path = std::getenv("PHOTON_EXIT_FILE");
-  if (path == nullptr || rank_of_environment() != 0) return;
-  if (std::FILE* const file = std::fopen(path, "w")) {
-    fmt::print(file, "{}\n", code);
-    std::fclose(file);
-  }
 }
 
 }  // namespace

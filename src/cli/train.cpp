@@ -1,5 +1,6 @@
 // photon train: trains a model, or continues a run.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
@@ -8,6 +9,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/device_option.hpp"
+#include "cli/exit_file.hpp"
 #include "comm/world.hpp"
 #include "config/run_config.hpp"
 #include "support/error.hpp"
@@ -53,7 +55,17 @@ void train(Options options) {
     World world;
     rank = world.rank();
     init_logging(world.rank(), world.size());
-    world.run([&] { Trainer(world, load_run_config(options.config, options.overrides), options.train).run(); });
+    world.run([&] {
+      try {
+        Trainer(world, load_run_config(options.config, options.overrides), options.train).run();
+      } catch (const Preempted&) {
+        // Launchers repeat SIGTERM, and answer the ranks' last meeting late when they are being stopped themselves. All
+        // is saved: nothing may make it look otherwise.
+        std::signal(SIGTERM, SIG_IGN);
+        tell_exit_code(static_cast<int>(ExitCode::preempted));
+        throw;
+      }
+    });
   } catch (const Preempted&) {
     if (rank == 0) throw;
     std::exit(static_cast<int>(ExitCode::preempted));  // rank 0 tells it for all
