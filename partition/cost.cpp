@@ -135,11 +135,7 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
   cost.memory.weights = float_bytes * flat_size(hosted);
   cost.memory.gradients = cost.memory.weights;
   cost.buckets = buckets_of(model, plan_, rank, hosted);
-  std::int64_t updated = flat_size(hosted);
-  if (plan_.zero) {
-    updated = 0;
-    for (const FlatRange& range : owned_ranges(cost.buckets)) updated += range.count;
-  }
+  const std::int64_t updated = plan_.zero ? num_owned(hosted, owned_ranges(cost.buckets)) : flat_size(hosted);
   cost.updated_parameters = updated;
   cost.memory.optimizer = 2 * float_bytes * updated;
   cost.memory.activations = plan_.max_in_flight(stage, plan_.num_microbatches()) * cost.arena_bytes;

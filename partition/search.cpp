@@ -89,8 +89,8 @@ void add_sizes(const RunConfig& config, const Cluster& cluster, const ParallelCo
   }
 }
 
-// Every layout that divides. Replicas are as many as the ranks allow.
-std::vector<Candidate> all_layouts(const RunConfig& config, const Cluster& cluster) {
+// Every layout that divides, with moments divided as `zero` says. Replicas are as many as the ranks allow.
+std::vector<Candidate> all_layouts(const RunConfig& config, const Cluster& cluster, std::int64_t zero) {
   std::vector<Candidate> candidates;
   for (std::int64_t each = 1; each <= cluster.num_ranks; ++each) {
     if (cluster.num_ranks % each != 0 || config.train.batch_size % (cluster.num_ranks / each) != 0) continue;
@@ -102,6 +102,7 @@ std::vector<Candidate> all_layouts(const RunConfig& config, const Cluster& clust
         parallel.stages = stages;
         parallel.shards = shards;
         parallel.cut = cut;
+        parallel.zero = zero;
         add_sizes(config, cluster, parallel, candidates);
       }
     }
@@ -118,7 +119,8 @@ auto distance(const Candidate& candidate, const ParallelConfig& given) {
   const ParallelConfig& p = candidate.parallel;
   const auto apart = [](std::int64_t a, std::int64_t b) { return a > b ? a - b : b - a; };
   return std::tuple(apart(ranks_per_replica(p), ranks_per_replica(given)), apart(p.stages, given.stages),
-                    p.cut == given.cut ? 0 : 1, candidate.busiest_seconds, -p.microbatch_size);
+                    p.cut == given.cut ? 0 : 1, apart(p.zero, given.zero), candidate.busiest_seconds,
+                    -p.microbatch_size);
 }
 
 std::int64_t least_memory(const std::vector<Candidate>& candidates) {
@@ -140,7 +142,10 @@ constexpr const char* make_it_fit =
 
 [[noreturn]] void refuse(const RunConfig& config, const Cluster& cluster, const ParallelConfig& given,
                          const MemoryUse& use) {
-  std::vector<Candidate> candidates = all_layouts(config, cluster);
+  std::vector<Candidate> candidates = all_layouts(config, cluster, given.zero);
+  if (given.zero == 0) {
+    for (Candidate& candidate : all_layouts(config, cluster, 1)) candidates.push_back(std::move(candidate));
+  }
   const std::int64_t least = least_memory(candidates);
   keep_fitting(candidates, cluster);
   const auto nearest =
@@ -160,6 +165,7 @@ constexpr const char* make_it_fit =
 std::string settings_text(const ParallelConfig& parallel) {
   std::string text = fmt::format("--set parallel.stages={} --set parallel.shards={}", parallel.stages, parallel.shards);
   if (!parallel.cut.empty()) text += fmt::format(" --set parallel.cut={}", parallel.cut);
+  if (parallel.zero > 0) text += fmt::format(" --set parallel.zero={}", parallel.zero);
   if (parallel.microbatch_size > 0) text += fmt::format(" --set parallel.microbatch_size={}", parallel.microbatch_size);
   return text;
 }
@@ -180,7 +186,7 @@ Plan plan_given(const RunConfig& config, const Cluster& cluster) {
 }
 
 ParallelConfig fastest_layout(const RunConfig& config, const Cluster& cluster) {
-  std::vector<Candidate> candidates = all_layouts(config, cluster);
+  std::vector<Candidate> candidates = all_layouts(config, cluster, config.parallel.zero);
   if (candidates.empty()) {
     throw InputError(
         fmt::format("no layout of {} ranks divides train.batch_size {}", cluster.num_ranks, config.train.batch_size),

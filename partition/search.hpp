@@ -16,7 +16,7 @@ namespace photon {
 Plan plan_given(const RunConfig& config, const Cluster& cluster);
 
 // The layout of least predicted step time, over stages, cuts, shards, replicas and microbatch sizes, that fits.
-// config.parallel is not read. Errors: InputError when none fits.
+// Of config.parallel only `zero` is read. Errors: InputError when none fits.
 ParallelConfig fastest_layout(const RunConfig& config, const Cluster& cluster);
 
 // "--set parallel.stages=2 --set parallel.shards=3 ..."

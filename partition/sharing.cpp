@@ -69,4 +69,16 @@ std::vector<FlatRange> owned_ranges(const std::vector<Bucket>& buckets) {
   return owned;
 }
 
+std::int64_t num_owned(const std::vector<ParameterSpec>& specs, const std::vector<FlatRange>& ranges) {
+  std::int64_t elements = 0;
+  for (const FlatRange& range : ranges) {
+    for (const ParameterSpec& spec : specs) {
+      const std::int64_t begin = std::max(spec.offset, range.begin);
+      const std::int64_t end = std::min(spec.offset + spec.numel(), range.end());
+      elements += std::max<std::int64_t>(end - begin, 0);
+    }
+  }
+  return elements;
+}
+
 }  // namespace photon

@@ -41,5 +41,7 @@ Division divide(const FlatRange& range, std::int64_t holders);
 
 // The elements that this rank answers for, of all holders the only one: ascending.
 std::vector<FlatRange> owned_ranges(const std::vector<Bucket>& buckets);
+// Elements of tensors in them, without alignment gaps.
+std::int64_t num_owned(const std::vector<ParameterSpec>& specs, const std::vector<FlatRange>& ranges);
 
 }  // namespace photon

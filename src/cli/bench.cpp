@@ -15,6 +15,7 @@ void add_bench(CLI::App& app) {
   add_bench_decode(*command);
   add_bench_kernels(*command);
   add_bench_comm(*command);
+  add_bench_cluster(*command);
 }
 
 }  // namespace photon::cli

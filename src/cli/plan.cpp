@@ -55,6 +55,19 @@ Json memory_json(const MemoryUse& use) {
           {"activations", use.activations}, {"staging", use.staging},     {"total", use.total()}};
 }
 
+Json program_json(const Program& program) {
+  Json instructions = Json::array();
+  for (const Instruction& i : program) {
+    Json json{{"op", name_of(i.op)}};
+    if (i.microbatch >= 0) json["microbatch"] = i.microbatch;
+    if (!i.part.empty()) json["part"] = i.part;
+    if (i.tensor.kind != Boundary::Kind::none) json["tensor"] = i.tensor.str();
+    if (i.peer >= 0) json["peer"] = i.peer;
+    instructions.push_back(std::move(json));
+  }
+  return instructions;
+}
+
 Json describe(const RunConfig& config, const Plan& plan, const Prediction& prediction) {
   Json stages = Json::array();
   for (const StagePlan& stage : plan.layout) {
@@ -74,7 +87,8 @@ Json describe(const RunConfig& config, const Plan& plan, const Prediction& predi
                      {"wait_seconds", times.wait},
                      {"communication_seconds", times.communication},
                      {"parameters", cost.num_parameters},
-                     {"memory_bytes", memory_json(cost.memory)}});
+                     {"memory_bytes", memory_json(cost.memory)},
+                     {"program", program_json(prediction.programs[i])}});
   }
   return {{"ranks", plan.replicas * plan.ranks_per_replica()},
           {"replicas", plan.replicas},
@@ -183,7 +197,10 @@ void add_plan(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_flag("--search", options->search,
                     "look for the fastest layout that fits instead of taking that of the configuration");
-  command->add_flag("--json", options->json, "print JSON: bytes, seconds and FLOPs of every rank of a replica");
+  command->add_flag(
+      "--json", options->json,
+      "print JSON: of every rank of a replica bytes, seconds, FLOPs and its program; peers are counted from "
+      "the replica's first rank");
   command
       ->add_option("--trace", options->trace,
                    "also write the predicted step of a replica as a trace file, for ui.perfetto.dev")

@@ -186,6 +186,12 @@ LossSums PipelineRank::evaluate(const Context& ctx, const Batch& batch, const Re
   return sums;
 }
 
+std::int64_t PipelineRank::activation_peak() const {
+  auto bytes = static_cast<std::int64_t>(received_.size() * sizeof(float));
+  for (const Flight& flight : flights_) bytes += flight.arena.peak();
+  return bytes;
+}
+
 const Parameters* PipelineRank::gather_weights() {
   constexpr int tag = Communicator::max_tag;
   // The embedding comes from the first stage that holds it.

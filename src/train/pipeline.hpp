@@ -42,6 +42,9 @@ class PipelineRank {
   // Forward and losses of one batch of at most the plan's microbatch size; every rank of the replica calls it.
   LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec);
 
+  // The most memory that activations, and gradients on their way in, have taken so far, bytes.
+  std::int64_t activation_peak() const;
+
   // Collective: all weights on rank 0, which gets those of other stages in memory set aside when it was
   // made; null on other ranks.
   const Parameters* gather_weights();

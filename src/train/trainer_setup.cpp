@@ -84,10 +84,7 @@ void Trainer::make_plan_and_buffers() {
                   plan_.microbatch_size, place_);
   if (plan_.zero) {
     const std::vector<ParameterSpec> specs = hosted_parameters(config_.model, plan_.stage_of(world_.rank()).layers);
-    memory.optimizer = 0;
-    for (const FlatRange& range : owned_ranges(buckets_of(config_.model, plan_, world_.rank(), specs))) {
-      memory.optimizer += 2 * 4 * range.count;
-    }
+    memory.optimizer = 2 * 4 * num_owned(specs, owned_ranges(buckets_of(config_.model, plan_, world_.rank(), specs)));
   }
   log_info(
       "{}memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}){}{}; {} "

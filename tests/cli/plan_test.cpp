@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -67,12 +69,34 @@ TEST_F(PlanCommand, PrintsJson) {
     }
     EXPECT_EQ(memory["total"], sum);
     most = std::max(most, sum);
+    ASSERT_FALSE(rank["program"].empty());
+    std::map<std::string, int> ops;
+    for (const auto& instruction : rank["program"]) ++ops[instruction["op"].get<std::string>()];
+    EXPECT_EQ(ops["forward"], 8);
+    EXPECT_EQ(ops["step"], 1);
+    EXPECT_EQ(ops["send"], rank["stage"] == 0 ? 8 * 2 * 3 : 8 * 2);  // X(1), c(2) to three shards; their gradients
     longest = std::max(longest, rank["compute_seconds"].get<double>() + rank["wait_seconds"].get<double>() +
                                     rank["communication_seconds"].get<double>());
   }
   EXPECT_NEAR(longest, json["step_seconds"].get<double>(), 1e-9);
   EXPECT_EQ(json["memory_bytes"], most);
   EXPECT_NEAR(json["tokens_per_second"].get<double>() * json["step_seconds"].get<double>(), 16 * 512, 1e-6);
+}
+
+TEST_F(PlanCommand, PlansAHundredThousandRanks) {
+  write("cluster.yaml",
+        std::string(cluster).replace(0, 8, "nodes: 12500") + "link_between_nodes: {bandwidth: 50, latency: 20}\n");
+  write("cluster.yaml",
+        std::regex_replace(read(path("cluster.yaml")), std::regex("devices_per_node: 4"), "devices_per_node: 8"));
+  const Outcome outcome = plan(three_shards + "--json --set train.batch_size=100000 --set parallel.zero=1");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["ranks"], 100'000);
+  EXPECT_EQ(json["replicas"], 25'000);
+  EXPECT_EQ(json["replica_ranks"].size(), 4U);
+  // The moments of the encoders are shared by 25,000 ranks.
+  EXPECT_LT(json["replica_ranks"][0]["memory_bytes"]["optimizer"].get<double>(),
+            json["replica_ranks"][0]["memory_bytes"]["weights"].get<double>() / 1000);
 }
 
 TEST_F(PlanCommand, WritesATrace) {

@@ -51,6 +51,7 @@ ParallelConfig settings_in(const std::string& message) {
   parallel.stages = number("stages");
   parallel.shards = number("shards");
   parallel.microbatch_size = number("microbatch_size");
+  parallel.zero = number("zero");
   if (const auto at = message.find("--set parallel.cut="); at != std::string::npos) {
     parallel.cut = message.substr(at + 19, message.find(' ', at + 19) - at - 19);
   }
@@ -81,11 +82,22 @@ TEST(Search, NamesTheNearestLayoutThatFits) {
 
 TEST(Search, StagesHoldWhatOneRankCannot) {
   RunConfig config = run_of("photon-600m", 16);
-  const Cluster cluster = cluster_of(4, 8);
+  const Cluster cluster = cluster_of(4, 5);
   const std::string message = refusal(config, cluster);
   ASSERT_NE(message.find("the nearest layout that fits needs "), std::string::npos) << message;
   config.parallel = settings_in(message);
   EXPECT_GT(config.parallel.stages, 1) << message;
+  EXPECT_EQ(refusal(config, cluster), "accepted") << message;
+}
+
+// Where the replicas' moments do not fit, dividing them is nearer than stages.
+TEST(Search, DividesMomentsBeforeTheModel) {
+  RunConfig config = run_of("photon-600m", 16);
+  const Cluster cluster = cluster_of(4, 8);
+  const std::string message = refusal(config, cluster);
+  config.parallel = settings_in(message);
+  EXPECT_EQ(config.parallel.stages, 1) << message;
+  EXPECT_EQ(config.parallel.zero, 1) << message;
   EXPECT_EQ(refusal(config, cluster), "accepted") << message;
 }
 

@@ -2,15 +2,19 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "model/model.hpp"
+#include "partition/cost.hpp"
 #include "support/random.hpp"
 #include "testing/compare.hpp"
 #include "testing/world.hpp"
+#include "train/adamw_optimizer.hpp"
 #include "train/gradient_sums.hpp"
 #include "train/loss_totals.hpp"
+#include "train/owned_pieces.hpp"
 #include "train/pipeline.hpp"
 
 namespace photon {
@@ -139,6 +143,7 @@ class Layouts : public ::testing::Test {
       if (i.op == Op::all_gather) sums.start(i, gradients);
     }
 
+    expect_predicted_memory(config, plan, comm.rank(), rank, sums);
     LossTotals expected_totals(model);
     expected_totals.add(expected_sums);
     EXPECT_NEAR(totals.ce(), expected_totals.ce(), 1e-6 * expected_totals.ce());
@@ -154,6 +159,29 @@ class Layouts : public ::testing::Test {
       SCOPED_TRACE(spec.name);
       EXPECT_CLOSE(gradients.view(spec.name).host<float>(), expected.view(spec.name).host<float>(), spec.numel(), 1e-5);
     }
+  }
+
+  // What `photon plan` says of a rank's memory is what the rank has taken, within 5 %.
+  static void expect_predicted_memory(const RunConfig& config, const Plan& plan, int number, PipelineRank& rank,
+                                      const GradientSums& sums) {
+    Cluster cluster;
+    cluster.num_ranks = cluster.ranks_per_node = plan.num_ranks;
+    cluster.within_node = {1, 1};
+    const MemoryUse use = CostModel(config, cluster, plan).rank(number % plan.ranks_per_replica()).memory;
+    const auto expect_near = [](std::int64_t predicted, std::int64_t measured, const char* what) {
+      EXPECT_LE(std::abs(predicted - measured), measured / 20) << what << ": " << predicted << " and " << measured;
+    };
+    const std::int64_t flat = rank.parameters().flat().bytes();
+    expect_near(use.weights, flat, "weights");
+    expect_near(use.gradients, flat, "gradients");
+    const std::vector<OwnedPiece> owned = owned_pieces(rank.specs(), sums.owned());
+    AdamWOptimizer optimizer = plan.zero ? AdamWOptimizer(owned, config.train, Space::host)
+                                         : AdamWOptimizer(rank.specs(), config.train, Space::host);
+    if (number < plan.ranks_per_replica()) {  // shares of other replicas differ by what cannot be divided
+      expect_near(use.optimizer, optimizer.mean().flat().bytes() + optimizer.variance().flat().bytes(), "optimizer");
+    }
+    const std::int64_t gathered = number == 0 && plan.stages > 1 ? 4 * flat_size(parameters(config.model)) : 0;
+    expect_near(use.activations + use.staging - gathered, rank.activation_peak(), "activations");
   }
 };
 

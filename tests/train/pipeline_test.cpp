@@ -91,6 +91,29 @@ TEST_F(Pipeline, TwentyStepsStayWithinRounding) {
                {"train.steps=20", "train.batch_size=8", "train.learning_rate=0.003"});
 }
 
+TEST_F(Pipeline, TheQuickstartOnFourRanksTrainsAsOneProcess) {
+  const std::string file = std::string(PHOTON_SOURCE_DIR) + "/configs/train/quickstart-pipeline.yaml";
+  const auto words = [&](const std::string& run, const std::vector<std::string>& changes) {
+    std::vector<std::string> command{PHOTON_BINARY, "train", "--config", file, "--run", (data_ / run).string()};
+    for (const std::string& change :
+         join({"data.train=" + (data_ / "data" / "train.h5").string(), "data.val=[]", "model.tokenizer=byte",
+               "model.vocab_size=259", "train.steps=3", "train.sequence_length=64", "train.warmup_steps=2"},
+              changes)) {
+      command.insert(command.end(), {"--set", change});
+    }
+    return command;
+  };
+  std::vector<std::string> four{"mpirun", "--oversubscribe", "-np", "4"};
+  for (const std::string& word : words("four", {})) four.push_back(word);
+  const ProcessResult ranks = testing::Process(four, mpi_environment()).wait();
+  ASSERT_EQ(ranks.exit_code, 0) << ranks.errors;
+  EXPECT_NE(ranks.errors.find("decoder2, decoder1, 3 shards"), std::string::npos) << ranks.errors;
+  const ProcessResult one =
+      testing::Process(words("one", {"parallel.stages=1", "parallel.shards=1", "parallel.cut="}), {}).wait();
+  ASSERT_EQ(one.exit_code, 0) << one.errors;
+  expect_close_runs("four", "one");
+}
+
 // What several ranks saved of a tensor is what one of them held.
 TEST_F(Pipeline, SharedMomentsAreSavedAsWholeTensors) {
   const std::vector<std::string> layout{"parallel.stages=2", "parallel.shards=2", "parallel.cut=decoder2"};
