@@ -18,13 +18,15 @@ Parameters weights_of_stage(const RunConfig& config, const StagePlan& stage, Spa
   return weights;
 }
 
-// Elements of the largest X(l), l > 0, of a microbatch.
-std::int64_t largest_state(const RunConfig& config, std::int64_t sequences) {
+// Elements of the largest X(l) of a microbatch whose gradient this stage receives.
+std::int64_t largest_received(const RunConfig& config, const Plan& plan, std::int64_t stage) {
   const ModelConfig& model = config.model;
   std::int64_t most = 0;
-  for (std::int64_t l = 1; l < model.num_levels(); ++l) {
+  for (const Crossing& crossing : plan.crossings) {
+    if (crossing.from != stage || crossing.tensor.kind != Boundary::Kind::encoder_state || !crossing.returns) continue;
+    const std::int64_t l = crossing.tensor.level;
     const std::int64_t units = padded_length(model, config.train.sequence_length) / model.cumulative_chunk(l);
-    most = std::max(most, sequences * units * model.width(l));
+    most = std::max(most, plan.microbatch_size * units * model.width(l));
   }
   return most;
 }
@@ -49,7 +51,9 @@ PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicat
   const std::int64_t bytes = stage_arena_bytes(config, plan.stage_of(rank_), plan.microbatch_size);
   for (Flight& flight : flights_) flight.arena = Arena(space_, bytes, "the activations of a microbatch");
   if (plan.stages == 1) return;
-  received_ = Tensor(space_, dtype, {largest_state(config, plan.microbatch_size)}, "received gradients");
+  if (const std::int64_t largest = largest_received(config, plan, role_.stage); largest > 0) {
+    received_ = Tensor(space_, dtype, {largest}, "received gradients");
+  }
   if (space_ == Space::device) messages_.use_device(ctx.stream, message_routes(plan));
 }
 
@@ -187,7 +191,7 @@ LossSums PipelineRank::evaluate(const Context& ctx, const Batch& batch, const Re
 }
 
 std::int64_t PipelineRank::activation_peak() const {
-  auto bytes = static_cast<std::int64_t>(received_.size() * sizeof(float));
+  std::int64_t bytes = received_.view() ? received_.view().bytes() : 0;
   for (const Flight& flight : flights_) bytes += flight.arena.peak();
   return bytes;
 }
