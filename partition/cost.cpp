@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "blueprint/activations.hpp"
@@ -92,10 +93,11 @@ CostModel::CostModel(const RunConfig& config, const Cluster& cluster, const Plan
     : config_(config), cluster_(cluster), plan_(plan) {
   const std::int64_t span = config.model.group_tokens();
   groups_per_sequence_ = (config.train.sequence_length + span - 1) / span;
-  // Shards with equally many groups cost the same.
-  std::map<std::pair<std::int64_t, std::int64_t>, RankCost> known;
+  // Shards with equally many groups cost the same, but for their shares of the moments.
+  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, RankCost> known;
   for (std::int64_t rank = 0; rank < plan.ranks_per_replica(); ++rank) {
-    const std::pair key{plan.role(rank).stage, plan.groups(rank, plan.microbatch_size, groups_per_sequence_).count};
+    const std::tuple key{plan.role(rank).stage, plan.groups(rank, plan.microbatch_size, groups_per_sequence_).count,
+                         plan.zero ? plan.role(rank).shard : 0};
     const auto found = known.find(key);
     ranks_.push_back(found != known.end() ? found->second : known.emplace(key, cost_of(rank)).first->second);
   }
