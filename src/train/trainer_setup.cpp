@@ -189,6 +189,7 @@ void Trainer::record_start() {
   record.step = state_.step;
   record.discarded_steps = metrics_ ? metrics_->num_discarded() : 0;
   record.threads = omp_get_max_threads();
+  if (place_.space == Space::device) record.device = device::name(world_.local_rank() % device::count());
   for (const auto& host : gather_bytes(world_.all(), {world_.host().begin(), world_.host().end()})) {
     record.hosts.emplace_back(host.begin(), host.end());
   }
