@@ -64,15 +64,22 @@ std::vector<float> values_of(const ConstTensorView& view) {
   return values;
 }
 
-// |a - b| / |b| over all elements; NaN where any is.
-double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
-  double error = 0;
-  double norm = 0;
+// |a - b| over all elements, NaN where any is; |a| where b is empty.
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    error += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
-    norm += std::pow(static_cast<double>(b[i]), 2);
+    sum += std::pow(static_cast<double>(a[i]) - (b.empty() ? 0.0 : static_cast<double>(b[i])), 2);
   }
-  return norm == 0 ? std::sqrt(error) : std::sqrt(error / norm);
+  return std::sqrt(sum);
+}
+double norm(const std::vector<float>& a) {
+  return distance(a, {});
+}
+
+// |a - b| / |b|; |a| where b is zero.
+double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  const double length = norm(b);
+  return length == 0 ? norm(a) : distance(a, b) / length;
 }
 
 struct ModelCase {
@@ -149,9 +156,11 @@ TEST_P(DeviceModel, LossesAndGradientsMatchTheHost) {
   }
   const double whole = relative_error(values_of(actual.flat()), values_of(expected.flat()));
   EXPECT_LT(whole, full ? 2e-5 : 5e-2) << "the whole gradient";
+  // What bf16 rounds away in a tensor is as large as the gradients that flow past it, not as its own, which may cancel.
+  const double passing = full ? 0 : 1e-2 * norm(values_of(expected.flat()));
   for (const ParameterSpec& spec : expected.specs()) {
-    EXPECT_LT(relative_error(values_of(actual.view(spec.name)), values_of(expected.view(spec.name))),
-              full ? 5e-5 : 1e-1)
+    const std::vector<float> reference = values_of(expected.view(spec.name));
+    EXPECT_LE(distance(values_of(actual.view(spec.name)), reference), (full ? 5e-5 : 1e-1) * norm(reference) + passing)
         << spec.name;
   }
   EXPECT_EQ(device_->arena_peak(), training_arena_bytes(config(), rows, length, dtype()));
