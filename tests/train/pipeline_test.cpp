@@ -109,7 +109,7 @@ TEST_F(Pipeline, TheQuickstartOnFourRanksTrainsAsOneProcess) {
   ASSERT_EQ(ranks.exit_code, 0) << ranks.errors;
   EXPECT_NE(ranks.errors.find("decoder2, decoder1, 3 shards"), std::string::npos) << ranks.errors;
   const ProcessResult one =
-      testing::Process(words("one", {"parallel.stages=1", "parallel.shards=1", "parallel.cut="}), {}).wait();
+      testing::Process(words("one", {"parallel.stages=1", "parallel.shards=1", "parallel.cut=''"}), {}).wait();
   ASSERT_EQ(one.exit_code, 0) << one.errors;
   expect_close_runs("four", "one");
 }
