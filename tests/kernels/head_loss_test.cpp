@@ -68,6 +68,17 @@ TEST_P(HeadLoss, MatchesTheReferenceWithGradients) {
           head_loss_backward(ctx, y.view(), w.view(), target_view, view_of(mask), factor, dy.view(), dw.view());
       EXPECT_NEAR(third, sum, 1e-5 * (1 + std::abs(sum))) << what;
       EXPECT_TRUE(dy.gaps_intact()) << what;
+      double total = 0;
+      Field dy_again = Field::poison({c.n, c.d}, 1);
+      Field dw_again = Field::filled({c.v, c.d}, 1);
+      add_head_loss_backward(ctx, y.view(), w.view(), target_view, view_of(mask), factor, dy_again.view(),
+                             dw_again.view(), host_view(&total, {1}));
+      EXPECT_EQ(total, third) << what;
+      EXPECT_EQ(dy_again.floats(), dy.floats()) << what;
+      EXPECT_EQ(dw_again.floats(), dw.floats()) << what;
+      total = 0;
+      add_head_loss_forward(ctx, y.view(), w.view(), target_view, view_of(mask), host_view(&total, {1}));
+      EXPECT_EQ(total, sum) << what;
       const auto loss = [&](const Doubles& a, const Doubles& b) {
         const Doubles each = testing::reference::head_loss(a, b, targets, mask, c.n, c.d, c.v);
         return factor * std::accumulate(each.begin(), each.end(), 0.0);

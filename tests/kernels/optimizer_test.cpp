@@ -71,6 +71,11 @@ TEST_P(Optimizer, SumOfSquaresIsExactEnoughAndRepeatable) {
     x.view().host<float>()[19999] = bad;
     EXPECT_FALSE(std::isfinite(sum_of_squares(Context{}, x.view())));
   }
+  // Added to what is there.
+  double total = 0.5;
+  const Field three = Field::filled({3}, 2);
+  add_sum_of_squares(Context{}, three.view(), host_view(&total, {1}));
+  EXPECT_EQ(total, 12.5);
   // Squares beyond the range of float.
   EXPECT_NEAR(sum_of_squares(Context{}, Field::filled({2}, 1e30F).view()) / 2e60, 1, 1e-6);
 }

@@ -54,6 +54,9 @@ TEST_P(RecLoss, MatchesTheReferenceWithGradients) {
         const testing::Threads scope(threads);
         const double found = rec_loss_forward(Context{}, distance, y.view(), x.view(), mask_view);
         EXPECT_NEAR(found, expected, 1e-6 * (1 + expected)) << what;
+        double total = 1;
+        add_rec_loss_forward(Context{}, distance, y.view(), x.view(), mask_view, host_view(&total, {1}));
+        EXPECT_EQ(total, 1 + found) << what;
         if (threads == 1) {
           EXPECT_EQ(found, sum) << what;
         }
