@@ -115,7 +115,7 @@ TEST_F(RanksOfARun, AreInTheMetrics) {
     EXPECT_EQ(line["slowest_rank"], slowest);
     for (std::size_t rank = 0; rank < 4; ++rank) {
       EXPECT_GT(compute[rank], 0);
-      EXPECT_GT(wait[rank], 0);
+      EXPECT_GE(wait[rank], 0);  // the slowest may find everything ready
       EXPECT_GE(communication[rank], 0);
       measured[rank] += compute[rank] + wait[rank] + communication[rank];
     }
