@@ -1,6 +1,5 @@
 // Which GPU a rank takes.
 #include <algorithm>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -11,8 +10,6 @@
 namespace photon {
 
 int World::use_gpu() {
-  // A GPU that is busy with a kernel that waits for another rank must not have to load code for the next one.
-  if (size() > 1) setenv("CUDA_MODULE_LOADING", "EAGER", 0);
   const int count = device::count();
   // Launchers that give each rank a GPU of its own show it only that one.
   const int index = count == 1 ? 0 : local_rank_;

@@ -45,6 +45,9 @@ World::World() : job_(std::make_shared<comm::Job>()) {
   group.name = "world";
   group.job = job_;
   if (launched_by_mpi()) {
+    // Read when CUDA starts: a GPU that is busy with a kernel that waits for another rank must not have to load code
+    // for the next one.
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     int initialized = 0;
     MPI_Initialized(&initialized);
     PHOTON_EXPECT(initialized == 0, "a second World in one process");

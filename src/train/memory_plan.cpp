@@ -77,7 +77,7 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& la
           .gradients = flat,
           .optimizer = 2 * flat,
           .arena = num_in_flight * stage_arena_bytes(config, part, microbatch_size, place.dtype),
-          .gathered = layout.size() > 1 && stage == 0 ? flat_size(parameters(config.model)) * 4 : 0,
+          .gathered = layout.size() > 1 && stage == 0 && !on_device ? flat_size(parameters(config.model)) * 4 : 0,
           .scratch = on_device ? training_scratch_bytes(config.model, microbatch_size, config.train.sequence_length,
                                                         place.dtype) +
                                      device_overhead_bytes

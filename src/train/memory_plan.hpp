@@ -26,7 +26,7 @@ struct MemoryPlan {
   std::int64_t gradients = 0;
   std::int64_t optimizer = 0;  // two moments
   std::int64_t arena = 0;      // activations and scratch of the microbatches under way
-  std::int64_t gathered = 0;   // rank 0 of a pipeline: all weights, for model/
+  std::int64_t gathered = 0;   // rank 0 of a pipeline on CPUs: all weights, for model/
   std::int64_t scratch = 0;    // a GPU: workspaces of ops and libraries
   std::int64_t total() const { return weights + gradients + optimizer + arena + gathered + scratch; }
 };

@@ -40,6 +40,7 @@ PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicat
       rank_(all.rank()),
       role_(plan.role(rank_)),
       space_(ctx.space),
+      stream_(ctx.stream),
       all_(all),
       messages_(all.split(0, "stages")),
       parameters_(weights_of_stage(config, plan.stage_of(rank_), ctx.space, dtype)),
@@ -48,7 +49,7 @@ PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicat
                 plan.ranks.size());
   if (rank_ == 0 && plan.stages > 1) gathered_.emplace(config_, Space::host, "the gathered weights");
   flights_.resize(static_cast<std::size_t>(plan.max_in_flight(role_.stage, plan.num_microbatches())));
-  const std::int64_t bytes = stage_arena_bytes(config, plan.stage_of(rank_), plan.microbatch_size);
+  const std::int64_t bytes = stage_arena_bytes(config, plan.stage_of(rank_), plan.microbatch_size, dtype);
   for (Flight& flight : flights_) flight.arena = Arena(space_, bytes, "the activations of a microbatch");
   if (plan.stages == 1) return;
   if (const std::int64_t largest = largest_received(config, plan, role_.stage); largest > 0) {
@@ -204,6 +205,7 @@ const Parameters* PipelineRank::gather_weights() {
            spec.name != embedding_name(config_);
   };
   if (plan_.stages == 1) return rank_ == 0 ? &parameters_ : nullptr;
+  if (space_ == Space::device) device::synchronize(stream_);  // the weights are what the queued updates leave
   if (rank_ != 0) {
     if (role_.replica != 0 || role_.shard != 0) return nullptr;
     for (const ParameterSpec& spec : specs()) {

@@ -74,6 +74,7 @@ class PipelineRank {
   std::int64_t rank_;
   RankRole role_;
   Space space_;
+  Stream stream_;
   Communicator& all_;
   Communicator messages_;  // the same ranks
   Parameters parameters_;

@@ -38,12 +38,7 @@ Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFact
       clock_(world_.rank()) {
   place_ = train_place(config_.train);
   if (place_.space == Space::host) return;
-  if (world_.size() > 1) {
-    throw InputError(fmt::format("{} ranks cannot train on GPUs together yet", world_.size()),
-                     fmt::format("train.device is {} and this machine has a GPU", name_of(config_.train.device)),
-                     "set train.device to cpu, or start one process");
-  }
-  device::use(world_.local_rank() % device::count());
+  world_.use_gpu();
 }
 
 void Trainer::run() {
@@ -148,9 +143,10 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
     case Op::reduce_scatter:
       return sums_->start(instruction, *gradients_);
     case Op::all_gather:
+      gathering_ = true;
       return sums_->start(instruction, weights());
     case Op::wait:
-      return sums_->wait();
+      return wait_for_sums();
     case Op::clip_norm:
       return clip(step);
     case Op::step:
@@ -174,6 +170,13 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
       break;
   }
   PHOTON_EXPECT(false, "rank {} cannot {}", world_.rank(), instruction.str());
+}
+
+void Trainer::wait_for_sums() {
+  sums_->wait();
+  // Other ranks' shares of the weights have come in fp32.
+  if (gathering_ && place_.dtype != DType::f32) copy_elements(ctx_, weights().flat(), weights().working());
+  gathering_ = false;
 }
 
 Batch Trainer::microbatch(std::int64_t index) const {
@@ -302,7 +305,7 @@ void Trainer::save() {
   state_.extra_json = nlohmann::json{{"bad_in_row", bad_in_row_}}.dump();
   if (staging_) staging_->begin_download(ctx_, weights(), *optimizer_);
   const auto write = [this, state = state_, pieces = pieces_to_save(),
-                      whole = pipeline_ ? pipeline_->gather_weights() : &stored_weights()] {
+                      whole = plan_.stages > 1 ? pipeline_->gather_weights() : &stored_weights()] {
     return write_checkpoint(state, pieces, whole);
   };
   // The metrics must be no older than the state that is saved beside them.

@@ -82,6 +82,7 @@ class Trainer {
 
   // Whether any rank was asked to stop; the answer is common to all.
   bool stop_agreed();
+  void wait_for_sums();
   bool evaluation_due(std::int64_t step) const;
   bool save_due(std::int64_t step) const;
 
@@ -138,6 +139,7 @@ class Trainer {
   std::unique_ptr<StateStaging> staging_;  // on a GPU
   std::future<Saved> saving_;              // after staging_: a save that reads it ends first
   std::unique_ptr<MetricsFile> metrics_;   // rank 0 only
+  bool gathering_ = false;                 // shares of the weights are on their way
   std::unique_ptr<Console> console_;
   StepClock clock_;
   std::unique_ptr<RunTrace> trace_;  // where one is asked for

@@ -64,8 +64,7 @@ void Trainer::open_data() {
 void Trainer::make_plan_and_buffers() {
   // Ranks of one host share its memory; all must choose alike, so the one with the least decides.
   const bool on_gpu = place_.space == Space::device;
-  const std::int64_t sharing =
-      on_gpu ? (world_.local_size() + device::count() - 1) / device::count() : world_.local_size();
+  const std::int64_t sharing = on_gpu ? 1 : world_.local_size();  // each rank has a GPU of its own
   const std::int64_t available = world_.all().all_reduce(available_bytes(place_) / sharing, Reduction::min);
   const std::vector<StagePlan> layout = cut_stages(config_);
   const auto arena = [&](std::int64_t sequences) {
@@ -107,7 +106,8 @@ void Trainer::make_plan_and_buffers() {
       training_scratch_bytes(config_.model, plan_.microbatch_size, config_.train.sequence_length, place_.dtype));
   ctx_ = compute_->context();
   if (world_.size() > 1) {
-    pipeline_ = std::make_unique<PipelineRank>(config_, plan_, world_.all(), data_->start_token(config_.model));
+    pipeline_ = std::make_unique<PipelineRank>(config_, plan_, world_.all(), data_->start_token(config_.model), ctx_,
+                                               place_.dtype);
     for (std::size_t s = 0; s < plan_.layout.size() && plan_.stages > 1; ++s) {
       const StagePlan& stage = plan_.layout[s];
       log_info("stage {} of {}: {}{}", s + 1, plan_.stages, fmt::join(part_names(config_.model, stage.layers), ", "),
@@ -117,7 +117,7 @@ void Trainer::make_plan_and_buffers() {
     model_ = factory_(config_.model, place_.space, data_->start_token(config_.model), place_.dtype);
   }
   gradients_ = std::make_unique<Parameters>(weights().specs(), place_.space, "gradients");
-  sums_ = std::make_unique<GradientSums>(config_.model, plan_, world_.all(), weights().specs());
+  sums_ = std::make_unique<GradientSums>(config_.model, plan_, world_.all(), weights().specs(), ctx_);
   owned_ = owned_pieces(weights().specs(), sums_->owned());
   optimizer_ = plan_.zero ? std::make_unique<AdamWOptimizer>(owned_, config_.train, place_.space)
                           : std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, place_.space);
