@@ -4,7 +4,7 @@
 #include "kernels/attention_step.hpp"
 #include "kernels/cache_attention.hpp"
 #include "kernels/cuda/cache_rows.hpp"
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
 
 namespace photon::cuda {
 namespace {
@@ -91,6 +91,8 @@ __device__ Pack<T, V> rotated(const T* __restrict__ head, const float* __restric
 
 template <class T, int V>
 __global__ void __launch_bounds__(threads) short_kernel(const Step<T> s) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
   const std::int64_t index = std::int64_t{blockIdx.x} * num_warps + threadIdx.x / warp_width;
   if (index >= s.rows * s.key_heads) return;
@@ -118,20 +120,42 @@ __global__ void __launch_bounds__(threads) short_kernel(const Step<T> s) {
       float out[V];
 #pragma unroll
       for (int j = 0; j < V; ++j) out[j] = 0;
-      for (std::int64_t at = 0; at <= last; ++at) {
-        const Pack<T, V> key = load_pack<V>(keys + at * s.cks.position);
-        const Pack<T, V> value = load_pack<V>(values + at * s.cvs.position);
-        float score = 0;
+      // Several positions at a time, so that their loads and sums overlap.
+      constexpr int batch = 4;
+      for (std::int64_t at = 0; at <= last; at += batch) {
+        Pack<T, V> key[batch];
+        Pack<T, V> value[batch];
 #pragma unroll
-        for (int j = 0; j < V; ++j) score += to_f32(q.v[j]) * to_f32(key.v[j]);
-        score = warp_sum(score) * s.scale;
-        const float next = fmaxf(largest, score);
+        for (int i = 0; i < batch; ++i) {
+          const std::int64_t here = at + i <= last ? at + i : last;
+          key[i] = load_pack<V>(keys + here * s.cks.position);
+          value[i] = load_pack<V>(values + here * s.cvs.position);
+        }
+        float score[batch];
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+          score[i] = 0;
+#pragma unroll
+          for (int j = 0; j < V; ++j) score[i] += to_f32(q.v[j]) * to_f32(key[i].v[j]);
+        }
+        float next = largest;
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+          score[i] = at + i <= last ? warp_sum(score[i]) * s.scale : -INFINITY;
+          next = fmaxf(next, score[i]);
+        }
         const float keep = __expf(largest - next);
-        const float weight = __expf(score - next);
         largest = next;
-        sum = sum * keep + weight;
+        sum *= keep;
 #pragma unroll
-        for (int j = 0; j < V; ++j) out[j] = out[j] * keep + weight * to_f32(value.v[j]);
+        for (int j = 0; j < V; ++j) out[j] *= keep;
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+          const float weight = __expf(score[i] - next);
+          sum += weight;
+#pragma unroll
+          for (int j = 0; j < V; ++j) out[j] += weight * to_f32(value[i].v[j]);
+        }
       }
       Pack<T, V> result;
 #pragma unroll
@@ -238,9 +262,9 @@ void attention_step(const Context& ctx, const RopeTable& table, const AttentionS
     with_float_type(s.q.dtype(), [&]<class T>(T) {
       const unsigned blocks = grid_of(ceil_div(warps, num_warps), std::numeric_limits<int>::max());
       if (head_width == 128) {
-        short_kernel<T, 4><<<blocks, threads, 0, stream_of(ctx)>>>(step_of<T>(table, s));
+        launch_dependent(short_kernel<T, 4>, dim3(blocks), threads, 0, stream_of(ctx), step_of<T>(table, s));
       } else {
-        short_kernel<T, 2><<<blocks, threads, 0, stream_of(ctx)>>>(step_of<T>(table, s));
+        launch_dependent(short_kernel<T, 2>, dim3(blocks), threads, 0, stream_of(ctx), step_of<T>(table, s));
       }
     });
     PHOTON_CUDA_CHECK(cudaGetLastError());

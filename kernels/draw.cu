@@ -245,13 +245,21 @@ __global__ void draw_kernel(const float* __restrict__ logits, std::int64_t strid
     float raw_largest = -INFINITY;
     int finite = 0;
     int broken = 0;
-    for (int v = static_cast<int>(threadIdx.x); v < n; v += threads) {
-      const float x = raw[v];
+    const auto see = [&](int v, float x) {
       finite |= isfinite(x) ? 1 : 0;
       broken |= isnan(x) || x == INFINITY ? 1 : 0;
       raw_largest = fmaxf(raw_largest, x);
       best = better(best, {penalty ? weights.logit(v) : x, v});
+    };
+    // Four at a time from where 16-byte reads may begin.
+    const int whole = reinterpret_cast<std::uintptr_t>(raw) % 16 == 0 ? n / 4 * 4 : 0;
+#pragma unroll 4
+    for (int v = static_cast<int>(threadIdx.x) * 4; v < whole; v += threads * 4) {
+      const Pack<float, 4> x = load_pack<4>(raw + v);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) see(v + i, x.v[i]);
     }
+    for (int v = whole + static_cast<int>(threadIdx.x); v < n; v += threads) see(v, raw[v]);
     const bool usable = __syncthreads_or(finite) != 0 && __syncthreads_or(broken) == 0;
     __shared__ Best warp_bests[num_warps];
     __shared__ float warp_largest[num_warps];

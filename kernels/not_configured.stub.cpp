@@ -5,6 +5,7 @@
 #include "kernels/draw.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/embedding.hpp"
+#include "kernels/few_rows.hpp"
 #include "kernels/group_attention.hpp"
 #include "kernels/group_rows.hpp"
 #include "kernels/head_loss.hpp"
@@ -42,6 +43,24 @@ void attention_step(const Context&, const RopeTable&, const AttentionStep&) {
 void cache_fill(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
                 const ConstTensorView&, const TensorView&, const TensorView&) {
   throw NotConfigured("cache_fill on a GPU", "CUDA");
+}
+void few_norm_linear(const Context&, const ConstTensorView&, const ConstTensorView&, double, const ConstTensorView&,
+                     const TensorView&) {
+  throw NotConfigured("few_norm_linear on a GPU", "CUDA");
+}
+void few_norm_swiglu(const Context&, const ConstTensorView&, const ConstTensorView&, double, const ConstTensorView&,
+                     const TensorView&) {
+  throw NotConfigured("few_norm_swiglu on a GPU", "CUDA");
+}
+void few_linear(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
+                const TensorView&) {
+  throw NotConfigured("few_linear on a GPU", "CUDA");
+}
+void few_norm(const Context&, const ConstTensorView&, const ConstTensorView&, double, const TensorView&) {
+  throw NotConfigured("few_norm on a GPU", "CUDA");
+}
+bool few_rows_possible() {
+  return false;
 }
 void draw_tokens(const Context&, const DrawCall&) {
   throw NotConfigured("draw_tokens on a GPU", "CUDA");

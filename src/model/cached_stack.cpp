@@ -4,6 +4,7 @@
 
 #include "kernels/attention.hpp"
 #include "kernels/attention_step.hpp"
+#include "kernels/few_rows.hpp"
 #include "kernels/linear.hpp"
 #include "kernels/norm.hpp"
 #include "kernels/swiglu.hpp"
@@ -24,6 +25,14 @@ ConstTensorView last_rows(const ConstTensorView& x, std::int64_t sequences) {
 }
 
 }  // namespace
+
+void step_linear(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y) {
+  if (few_rows_apply(ctx, x.size(0), w)) {
+    few_linear(ctx, x, w, {}, y);
+  } else {
+    linear_forward(ctx, x, w, y);
+  }
+}
 
 KvCache CachedStack::make_cache(Space space, DType dtype, std::int64_t slots, std::int64_t capacity) const {
   KvCache cache;
@@ -82,7 +91,9 @@ void CachedStack::step(const Context& ctx, Arena& arena, const StackTensors& wei
   const TensorView h_all = arena.allocate(dtype, {rows, width_});
   const TensorView carried = arena.allocate(dtype, {rows, width_});
   ConstTensorView stream = x;
-  rms_norm_forward(ctx, stream, weights.layers[0].attn_norm, norm_eps_, h_all, TensorView());
+  const bool few =
+      few_rows_apply(ctx, rows, weights.layers[0].qkv) && few_rows_apply(ctx, rows, weights.layers[0].down);
+  if (!few) rms_norm_forward(ctx, stream, weights.layers[0].attn_norm, norm_eps_, h_all, TensorView());
   for (std::size_t i = 0; i < num_layers; ++i) {
     const LayerTensors& w = weights.layers[i];
     const bool last = i + 1 == num_layers;
@@ -105,19 +116,39 @@ void CachedStack::step(const Context& ctx, Arena& arena, const StackTensors& wei
     if (trimmed) {
       // Nobody reads the earlier positions' outputs: they give keys and values only.
       const TensorView q = arena.allocate(dtype, {m, width_});
-      linear_forward(ctx, h_all, w.qkv.slice(0, width_, 2 * kv_width()), qkv);
-      linear_forward(ctx, last_rows(h_all, n), w.qkv.slice(0, 0, width_), q);
+      const TensorView kv_weight = w.qkv.slice(0, width_, 2 * kv_width());
+      const TensorView q_weight = w.qkv.slice(0, 0, width_);
+      if (few) {
+        few_norm_linear(ctx, stream, w.attn_norm, norm_eps_, kv_weight, qkv);
+        few_norm_linear(ctx, last_rows(stream, n), w.attn_norm, norm_eps_, q_weight, q);
+      } else {
+        linear_forward(ctx, h_all, kv_weight, qkv);
+        linear_forward(ctx, last_rows(h_all, n), q_weight, q);
+      }
       step.q = heads(q, n, 0, config_.heads, hd);
       residual = last_rows(stream, n);
       sum = arena.allocate(dtype, {m, width_});  // its rows must not overwrite the stream's, which lie elsewhere
     } else {
-      linear_forward(ctx, h_all, w.qkv, qkv);
+      if (few) {
+        few_norm_linear(ctx, stream, w.attn_norm, norm_eps_, w.qkv, qkv);
+      } else {
+        linear_forward(ctx, h_all, w.qkv, qkv);
+      }
       step.q = heads(qkv, n, 0, config_.heads, hd);
       kv_begin = width_;
     }
     step.k = heads(qkv, n, kv_begin, config_.kv_heads, hd);
     step.v = heads(qkv, n, kv_begin + kv_width(), config_.kv_heads, hd);
     attention_step(ctx, rope_, step);
+    if (few) {
+      const TensorView act = arena.allocate(dtype, {m, config_.ffn});
+      few_linear(ctx, attn, w.o, residual, sum);
+      few_norm_swiglu(ctx, sum, w.mlp_norm, norm_eps_, w.gate_up, act);
+      few_linear(ctx, act, w.down, sum, sum);
+      if (last) few_norm(ctx, sum, weights.norm, norm_eps_, out);
+      stream = carried;
+      continue;
+    }
     close_layer(ctx, arena, w, attn, residual, last ? weights.norm : weights.layers[i + 1].attn_norm, sum,
                 last ? out : h_all);
     stream = carried;

@@ -7,6 +7,9 @@
 
 namespace photon {
 
+// A product of a decoding step: by the op for few rows where that applies, else linear_forward.
+void step_linear(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y);
+
 class CachedStack {
  public:
   CachedStack(const StackConfig& config, std::int64_t width, double norm_eps, AttentionKind kind)

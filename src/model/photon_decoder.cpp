@@ -240,7 +240,7 @@ void PhotonDecoder::local_start(std::int64_t l, const StepBlock* block, const Co
   const std::int64_t lookback = config_.level_lookback(l);
   const std::int64_t start = prefix + lookback;
   const TensorView in = arena_.allocate(dtype_, {n, start, config_.width(l - 1)});
-  linear_forward(ctx_, c, level_tensors(l).converter, in.slice(1, 0, prefix).merge(1));
+  step_linear(ctx_, c, level_tensors(l).converter, in.slice(1, 0, prefix).merge(1));
   if (lookback > 0) {
     const TensorView tokens = arena_.allocate(DType::i32, {n, lookback});
     recent_tokens(ctx_, history_, block->indices[slot_index], block->indices[position_index], offset, -1, tokens);
@@ -270,7 +270,7 @@ void PhotonDecoder::draw(const StepBlock& block, const ConstTensorView& y, std::
     DrawCall call;
     if (with_logits) {
       call.logits = logits.slice(0, 0, count);
-      linear_forward(ctx_, y.slice(0, begin, count), model_.tensors().head, call.logits);
+      step_linear(ctx_, y.slice(0, begin, count), model_.tensors().head, call.logits);
       if (watched_) show_logits(ctx_, call.logits, begin, offset);
     }
     call.rows = block.draws.slice(0, begin * static_cast<std::int64_t>(sizeof(DrawRow)),
@@ -290,7 +290,7 @@ void PhotonDecoder::advance_encoder(std::int64_t l, const ConstTensorView& units
                                     const ConstTensorView& first, const TensorView& x) {
   const ArenaScope scope(arena_);
   const TensorView a = arena_.allocate(dtype_, {units.size(0), config_.width(l)});
-  linear_forward(ctx_, units.merge(1), level_tensors(l).chunker, a);
+  step_linear(ctx_, units.merge(1), level_tensors(l).chunker, a);
   encoder(l).step(ctx_, arena_, level_tensors(l).encoder, a, encoder_caches_[static_cast<std::size_t>(l - 1)], slot,
                   first, x);
 }

@@ -121,7 +121,7 @@ void VanillaDecoder::run(const StepBlock& block) {
   DrawCall call;
   if (block.needs_logits[0] || watched_) {
     call.logits = arena_.allocate(DType::f32, {n, config.vocab_size});
-    linear_forward(ctx_, y, model_.head_weight(), call.logits);
+    step_linear(ctx_, y, model_.head_weight(), call.logits);
     if (watched_) show_logits(ctx_, call.logits, 0, 0);
   }
   call.rows = block.draws;
