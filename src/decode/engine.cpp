@@ -179,7 +179,8 @@ void Engine::read_rows(const std::function<std::optional<Row>()>& next) {
       }
       auto job = std::make_shared<Job>();
       job->request = std::move(request);
-      job->capacity = capacity_class(tokens_needed(job->request));
+      job->capacity = capacity_class(
+          std::max(tokens_needed(job->request), round_up(options_.reserve_tokens, source_.group_tokens)));
       window_.push_back(std::move(job));
     }
   }
@@ -294,6 +295,7 @@ void Engine::start_sample(const std::shared_ptr<Job>& job, std::int64_t slot) {
 void Engine::prefill(const std::vector<std::pair<std::int64_t, const Request*>>& prompts) {
   if (prompts.empty()) return;
   const Stopwatch watch(host_prefill_seconds_);
+  const double device_seconds = decoder_->prefill_device_seconds();
   std::vector<std::pair<std::int64_t, std::span<const std::int32_t>>> parts;
   for (const auto& [slot, request] : prompts) {
     const std::size_t group = static_cast<std::size_t>(source_.group_tokens);
@@ -316,6 +318,11 @@ void Engine::prefill(const std::vector<std::pair<std::int64_t, const Request*>>&
     }
     decoder_->prefill(slots, tokens);
     begin += count;
+  }
+  // Where nothing is being decoded the prompts' time is told apart by waiting for them.
+  if (decoder_->asynchronous() && queued_.empty()) {
+    decoder_->synchronize();
+    waited_prefill_seconds_ += decoder_->prefill_device_seconds() - device_seconds;
   }
 }
 
@@ -479,7 +486,7 @@ void Engine::update_statistics() {
   const double device_prefill = device_prefill_seconds_ + (decoder_ ? decoder_->prefill_device_seconds() : 0);
   const bool on_device = decoder_ && decoder_->asynchronous();
   statistics_.prefill_seconds = on_device ? device_prefill : host_prefill_seconds_;
-  statistics_.decode_seconds = std::max(stepping_seconds_ - device_prefill, 0.0);
+  statistics_.decode_seconds = std::max(stepping_seconds_ - (device_prefill - waited_prefill_seconds_), 0.0);
   statistics_.num_active = static_cast<std::int64_t>(active_.size());
   statistics_.new_tokens = finished_tokens_;
   for (const Active& active : active_) {

@@ -48,6 +48,7 @@ struct EngineOptions {
   std::int64_t max_batch = 256;  // sequences decoded at once
   std::int64_t memory_bytes = std::int64_t{1}
                               << 30;  // for caches: fewer sequences run at once where they would need more
+  std::int64_t reserve_tokens = 0;    // caches are made for at least so many tokens a sequence
   std::int64_t look_ahead = 0;        // RecGen: groups the coarse stream runs ahead; 0 = chosen from the batch
   std::int64_t max_chunks = 0;        // RecGen: chunks decoded in one call; 0 = the source's
   std::int64_t prefill_tokens = 0;  // prompt tokens encoded in one call (a longer prompt goes alone); 0 = the source's
@@ -76,7 +77,7 @@ struct EngineStatistics {
   std::int64_t num_slots = 0;
   std::int64_t cache_bytes = 0;
   double prefill_seconds = 0;  // of the device where there is one
-  double decode_seconds = 0;   // of everything from a step's rows to its results, prompts left out
+  double decode_seconds = 0;   // of everything from a step's rows to its results, without what encoding prompts takes
 };
 
 class Engine {
@@ -131,6 +132,7 @@ class Engine {
   double stepping_seconds_ = 0;  // host time around steps
   double host_prefill_seconds_ = 0;
   double device_prefill_seconds_ = 0;  // of earlier decoders
+  double waited_prefill_seconds_ = 0;  // device time in prompts while no step was under way
 
   std::unique_ptr<IncrementalDecoder> decoder_;
   std::deque<std::shared_ptr<Job>> window_;  // read, not yet in a slot

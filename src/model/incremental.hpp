@@ -68,9 +68,11 @@ class IncrementalDecoder {
   virtual void copy_slot(std::int64_t from, std::int64_t to) = 0;
   // Encodes prompts into empty slots in one pass; each prompt's length is a multiple of group_tokens() (0 allowed).
   virtual void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) = 0;
-  // Seconds that prefill() calls whose successors' results have been taken needed on the device; nothing on the host,
-  // where the call itself takes the time.
+  // Seconds that a device has spent in prefill() calls so far, those under way left out; 0 on the host, where the call
+  // itself takes the time.
   virtual double prefill_device_seconds() const { return 0; }
+  // Until all that is queued is done.
+  virtual void synchronize() {}
 
   // HierGen: queues one group for every row. The encoders advance as units complete. At most two steps may wait for
   // take_step().

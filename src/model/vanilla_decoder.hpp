@@ -24,6 +24,9 @@ class VanillaDecoder : public IncrementalDecoder {
   void copy_slot(std::int64_t from, std::int64_t to) override;
   void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) override;
   double prefill_device_seconds() const override { return clock_.seconds(); }
+  void synchronize() override {
+    if (asynchronous()) device::synchronize(ctx_.stream);
+  }
   void step_group(const GroupStep& step) override;
   StepResult take_step() override { return steps_.take(); }
   ConstTensorView roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override;
