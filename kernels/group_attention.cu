@@ -1,6 +1,6 @@
-// The CUDA bodies of group_attention.hpp. Small bf16 groups go to cuda/group_attention_warp.cu; here, for all others, a
-// block a (group, key head). Everything of the group stands in shared memory as float32, so each of q, k, v, out is
-// read or written once.
+// The CUDA bodies of group_attention.hpp. bf16 heads of 64 and 128 go to cuda/group_attention_warp.cu (up to 8
+// positions) and cuda/group_attention_block.cu; here, for all others, a block a (group, key head). Everything of the
+// group stands in shared memory as float32, so each of q, k, v, out is read or written once.
 #include <cmath>
 
 #include "kernels/cuda/common.cuh"
@@ -245,6 +245,7 @@ void group_attention_forward(const Context& ctx, const ConstTensorView& q, const
   const GroupAttention all{
       .q = q, .k = k, .v = v, .table = table, .out = out, .dout = {}, .dq = {}, .dk = {}, .dv = {}};
   if (fits_a_warp(all)) return warp_group_attention(ctx, all);
+  if (fits_a_block(all)) return block_group_attention(ctx, all);
   const Sizes s = sizes_of(q, k, table);
   const auto shared = static_cast<std::int64_t>(sizeof(float)) *
                       ((2 * s.positions + s.queries) * row_length(s.head_width) + s.queries * s.positions);
@@ -265,6 +266,7 @@ void group_attention_backward(const Context& ctx, const ConstTensorView& q, cons
   const GroupAttention all{
       .q = q, .k = k, .v = v, .table = table, .out = {}, .dout = dout, .dq = dq, .dk = dk, .dv = dv};
   if (dout.numel() > 0 && fits_a_warp(all)) return warp_group_attention(ctx, all);
+  if (dout.numel() > 0 && fits_a_block(all)) return block_group_attention(ctx, all);
   const Sizes s = sizes_of(q, k, table);
   const auto shared = static_cast<std::int64_t>(sizeof(float)) *
                       ((4 * s.positions + 2 * s.queries) * row_length(s.head_width) + 2 * s.queries * s.positions);

@@ -23,4 +23,8 @@ struct GroupAttention {
 bool fits_a_warp(const GroupAttention& a);
 void warp_group_attention(const Context& ctx, const GroupAttention& a);
 
+// A block a (group, key head), everything in shared memory as bf16. Longer groups of the same sort.
+bool fits_a_block(const GroupAttention& a);
+void block_group_attention(const Context& ctx, const GroupAttention& a);
+
 }  // namespace photon::cuda

@@ -33,11 +33,11 @@ constexpr std::int64_t head_width = 128;
 constexpr std::int64_t ffn = 4096;
 constexpr std::int64_t vocabulary = 32000;
 constexpr std::int64_t tokens = 32768;
-constexpr std::int64_t positions = 7;  // of a group: 4 prefix vectors, 3 units
+constexpr std::int64_t decoder_positions = 7;  // of a group: 4 prefix vectors, 3 units
 constexpr std::int64_t chunk = 4;
 constexpr std::int64_t level1_groups = 8192;
 constexpr std::int64_t level2_groups = 2048;
-constexpr std::int64_t decoder_rows = level1_groups * positions;
+constexpr std::int64_t decoder_rows = level1_groups * decoder_positions;
 constexpr double eps = 1e-5;
 
 // Values are drawn once and repeated; the odd length keeps rows from being equal.
@@ -77,7 +77,8 @@ TensorView heads_of(const TensorView& fused, std::int64_t groups, std::int64_t f
   return fused.slice(1, first * head_width, count * head_width).split(1, count).split(0, groups);
 }
 
-void add_group_attention(std::vector<KernelCase>& cases, std::int64_t groups, std::int64_t queries, bool rotated) {
+void add_group_attention(std::vector<KernelCase>& cases, std::int64_t groups, std::int64_t positions,
+                         std::int64_t queries, bool rotated) {
   const std::string shape = fmt::format("{} groups, {} of {} positions, {} heads of {}{}", groups, queries, positions,
                                         num_heads, head_width, rotated ? ", rope fused" : "");
   const double q = static_cast<double>(groups * queries * width);
@@ -184,7 +185,7 @@ void add_rows(std::vector<KernelCase>& cases) {
   const double out_elements = static_cast<double>(decoder_rows * width);
   const Shape prefix{level1_groups, chunk, width};
   const Shape content{batch, tokens / batch, width};
-  const Shape out_shape{level1_groups, positions, width};
+  const Shape out_shape{level1_groups, decoder_positions, width};
   cases.push_back({"decoder_rows_forward", shape, bytes_of(2 * out_elements), 0, [=](Operands& o) -> Call {
                      const TensorView u = o.values(bf16, prefix);
                      const TensorView x = o.values(bf16, content);
@@ -221,8 +222,9 @@ void add_rows(std::vector<KernelCase>& cases) {
          return [=](const Context& ctx) { cuda::fill(ctx, x, 0.0F); };
        }});
   const double last = static_cast<double>(level1_groups * chunk * width);
-  const auto last_rows = [](const TensorView& x) { return x.slice(1, positions - chunk, chunk); };
-  cases.push_back({"copy_elements", fmt::format("last {} of {} x {} x {}", chunk, level1_groups, positions, width),
+  const auto last_rows = [](const TensorView& x) { return x.slice(1, decoder_positions - chunk, chunk); };
+  cases.push_back({"copy_elements",
+                   fmt::format("last {} of {} x {} x {}", chunk, level1_groups, decoder_positions, width),
                    bytes_of(2 * last), 0, [=](Operands& o) -> Call {
                      const TensorView from = o.values(bf16, out_shape);
                      const TensorView to = o.zeros(bf16, prefix);
@@ -385,10 +387,14 @@ TensorView Operands::integers(const Shape& shape, std::int32_t below) {
 
 std::vector<KernelCase> kernel_cases() {
   std::vector<KernelCase> cases;
-  add_group_attention(cases, level1_groups, positions, false);
-  add_group_attention(cases, level1_groups, positions, true);
-  add_group_attention(cases, level1_groups, chunk, true);
-  add_group_attention(cases, level2_groups, positions, true);
+  add_group_attention(cases, level1_groups, decoder_positions, decoder_positions, false);
+  add_group_attention(cases, level1_groups, decoder_positions, decoder_positions, true);
+  add_group_attention(cases, level1_groups, decoder_positions, chunk, true);
+  add_group_attention(cases, level2_groups, decoder_positions, decoder_positions, true);
+  // Longer groups, of about as many positions in all.
+  for (const std::int64_t longer : {16, 32, 64}) {
+    add_group_attention(cases, 2 * tokens / longer, longer, longer, true);
+  }
   add_attention_cases(cases);
   add_norms(cases);
   add_swiglu(cases);
