@@ -100,7 +100,7 @@ std::int64_t available_bytes(const TrainPlace& place) {
 
 std::int64_t arena_budget(const RunConfig& config, std::int64_t available_bytes, const TrainPlace& place) {
   const std::int64_t state = (4 * 4 + (place.dtype == DType::f32 ? 0 : 2)) * flat_size(parameters(config.model));
-  const std::int64_t most = std::int64_t{place.space == Space::device ? 6 : 4} << 30;
+  const std::int64_t most = std::int64_t{place.space == Space::device ? 12 : 4} << 30;
   return std::min(std::max<std::int64_t>(available_bytes - state, 0) / 2, most);
 }
 

@@ -50,7 +50,7 @@ std::int64_t available_host_bytes();
 std::int64_t available_bytes(const TrainPlace& place);
 
 // What a microbatch's arena may take when its size is chosen: half of what the weights leave, at most 4 GiB on the host
-// and 6 GiB on a GPU (larger ones are no faster).
+// and 12 GiB on a GPU (larger ones are hardly faster).
 std::int64_t arena_budget(const RunConfig& config, std::int64_t available_bytes, const TrainPlace& place = {});
 
 // Errors: InputError with the numbers when the plan needs more than there is.
