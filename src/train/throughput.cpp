@@ -157,6 +157,7 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
     scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
   }
   PhaseClock clock(ctx);
+  std::vector<double> pass_seconds;
   for (std::int64_t step = 1; step <= warmup + steps; ++step) {
     const bool last = step == warmup + steps;
     if (on_device && last) device::start_profiler();
@@ -176,8 +177,11 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
     compute.synchronize();
     if (on_device && last) device::stop_profiler();
     result.last_loss = sums.ce / num_tokens;
-    if (step > warmup) result.step_seconds.push_back(seconds_since(begin));
+    if (step <= warmup) continue;
+    result.step_seconds.push_back(seconds_since(begin));
+    pass_seconds.push_back(clock.seconds(0));
   }
+  result.median_pass_seconds = median(std::move(pass_seconds));
   result.phases = {clock.seconds(0), clock.seconds(1), clock.seconds(2)};
   if (on_device) result.peak_bytes = available - device::free_bytes();
   result.median_seconds = median(result.step_seconds);

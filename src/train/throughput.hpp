@@ -13,9 +13,10 @@ namespace photon {
 struct Throughput {
   std::vector<double> step_seconds;  // of each measured step, in order
   double median_seconds = 0;
-  double tokens_per_second = 0;  // by the median
-  double model_gflops = 0;       // model FLOPs a second, in units of 1e9 (blueprint/flops.hpp)
-  double matrix_gflops = 0;      // what one large matrix product reaches here, measured in the same process
+  double median_pass_seconds = 0;  // of the forward and backward passes of a step
+  double tokens_per_second = 0;    // by the median
+  double model_gflops = 0;         // model FLOPs a second, in units of 1e9 (blueprint/flops.hpp)
+  double matrix_gflops = 0;        // what one large matrix product reaches here, measured in the same process
   std::int64_t num_threads = 0;
   std::int64_t arena_bytes = 0;
   std::int64_t microbatch = 0;
