@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/attention.hpp"
-#include "kernels/cache_attention.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/group_attention.hpp"
 #include "kernels/linear.hpp"
@@ -29,10 +28,9 @@ BasicView<Const> output_rows(const BasicView<Const>& x, const StackShape& shape)
 }
 
 // The position of every row, or of the last `count` rows of each sequence alone: [S * count] i32.
-TensorView positions_of(const Context& ctx, Arena& arena, const StackShape& shape, std::int64_t count,
-                        const ConstTensorView& first) {
+TensorView positions_of(const Context& ctx, Arena& arena, const StackShape& shape, std::int64_t count) {
   const TensorView positions = arena.allocate(DType::i32, {shape.sequences * count});
-  row_positions(ctx, first, shape.sequences, shape.positions - count, positions);
+  row_positions(ctx, {}, shape.sequences, shape.positions - count, positions);
   return positions;
 }
 
@@ -134,8 +132,7 @@ void Stack::project(const Context& ctx, Arena& arena, const LayerTensors& w, con
   if (positions.outputs) rope(ctx, rope_, positions.outputs, layer.q.split(1, config_.heads), Rotation::forward);
 }
 
-void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
-                   const CacheUse& use, const CacheIndex& where) const {
+void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer) const {
   const std::int64_t s = shape.sequences;
   const std::int64_t hkv = config_.kv_heads;
   const std::int64_t kv_width = hkv * head_width();
@@ -146,57 +143,29 @@ void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved
   const TensorView v = heads(layer.qkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
   const TensorView out = heads(layer.attn, s, config_.heads);
 
-  if (use.cache != nullptr && use.lengths.empty()) {
-    const TensorView cache_k = use.cache->k[index];
-    const TensorView cache_v = use.cache->v[index];
-    cache_append(ctx, k, v, where.slots, where.first, cache_k, cache_v);
-    cache_attention(ctx, q, cache_k, cache_v, where.slots, trimmed ? where.output_first : where.first, config_.window,
-                    out);
-    return;
-  }
   if (kind_ == AttentionKind::group) {
     group_attention_forward(ctx, q, k, v, out, &rope_);
     return;
   }
   PHOTON_EXPECT(!trimmed, "a trimmed stream of {} positions", shape.positions);
   stream_attention_forward(ctx, q, k, v, config_.window, out, layer.lse);
-  for (std::size_t row = 0; row < use.lengths.size(); ++row) {
-    if (use.lengths[row] == 0) continue;
-    // Sequence by sequence: what pads a shorter one must not enter a ring.
-    const auto r = static_cast<std::int64_t>(row);
-    cache_append(ctx, k.slice(0, r, 1).slice(1, 0, use.lengths[row]), v.slice(0, r, 1).slice(1, 0, use.lengths[row]),
-                 where.slots.slice(0, r, 1), where.first.slice(0, r, 1), use.cache->k[index], use.cache->v[index]);
-  }
 }
 
-Stack::CacheIndex Stack::upload_index(const Context& ctx, Arena& arena, const StackShape& shape,
-                                      const CacheUse& use) const {
-  if (use.cache == nullptr) return {};
-  std::vector<std::int32_t> first(use.first.begin(), use.first.end());
-  first.resize(static_cast<std::size_t>(shape.sequences), 0);
-  std::vector<std::int32_t> output_first = first;
-  for (std::int32_t& f : output_first) f += static_cast<std::int32_t>(shape.positions - shape.outputs);
-  return {upload(ctx, arena, use.slots), upload(ctx, arena, first), upload(ctx, arena, output_first)};
-}
-
-Stack::RowPositions Stack::row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape,
-                                            const ConstTensorView& first) {
+Stack::RowPositions Stack::row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape) {
   RowPositions positions;
-  positions.all = positions_of(ctx, arena, shape, shape.positions, first);
-  if (shape.trimmed()) positions.outputs = positions_of(ctx, arena, shape, shape.outputs, first);
+  positions.all = positions_of(ctx, arena, shape, shape.positions);
+  if (shape.trimmed()) positions.outputs = positions_of(ctx, arena, shape, shape.outputs);
   return positions;
 }
 
 void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
-                const TensorView& out, Saved* saved, const CacheUse& use) {
+                const TensorView& out, Saved* saved) {
   const StackShape shape = shape_of(x, out);
   const std::int64_t n = shape.rows();
   const std::size_t num_layers = weights.layers.size();
   const bool saving = saved != nullptr;
 
-  std::int64_t num_positions = shape.positions;
-  for (const std::int32_t f : use.first) num_positions = std::max(num_positions, f + shape.positions);
-  rope_.reserve(ctx.space, num_positions);
+  rope_.reserve(ctx.space, shape.positions);
 
   if (saving) {
     saved->shape = shape;
@@ -216,10 +185,8 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   const TensorView delta_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
   const TensorView carried = saving ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
-  const CacheIndex where = upload_index(ctx, arena, shape, use);
   // Attention inside groups turns queries and keys itself.
-  const bool rotates = kind_ == AttentionKind::stream || use.cache != nullptr;
-  const RowPositions positions = rotates ? row_positions_of(ctx, arena, shape, where.first) : RowPositions();
+  const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
 
   ConstTensorView stream = x.reshape({n, width_});  // [n, D] the layer's input
   for (std::size_t i = 0; i < num_layers; ++i) {
@@ -232,7 +199,7 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     if (i == 0) rms_norm_forward(ctx, stream, w.attn_norm, norm_eps_, h_all, layer.rstd1);
 
     project(ctx, arena, w, shape, trimmed, h_all, positions, layer);
-    attend(ctx, shape, layer, i, use, where);
+    attend(ctx, shape, layer);
 
     const TensorView delta = delta_all.slice(0, 0, m);
     const TensorView h = h_all.slice(0, 0, m);
@@ -266,36 +233,13 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
 Stack::Saved Stack::forward_saving(const Context& ctx, Arena& arena, const StackTensors& weights,
                                    const ConstTensorView& x, const TensorView& out) {
   Saved saved;
-  run(ctx, arena, weights, x, out, &saved, {});
+  run(ctx, arena, weights, x, out, &saved);
   return saved;
 }
 
 void Stack::forward(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
                     const TensorView& out) {
-  run(ctx, arena, weights, x, out, nullptr, {});
-}
-
-void Stack::prefill(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
-                    KvCache& cache, std::span<const std::int32_t> slots, std::span<const std::int64_t> lengths,
-                    const TensorView& out) {
-  run(ctx, arena, weights, x, out, nullptr, {&cache, slots, {}, lengths});
-}
-
-void Stack::step(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
-                 KvCache& cache, std::span<const std::int32_t> slots, std::span<const std::int32_t> first,
-                 const TensorView& out) {
-  run(ctx, arena, weights, x, out, nullptr, {&cache, slots, first, {}});
-}
-
-KvCache Stack::make_cache(Space space, std::int64_t slots, std::int64_t capacity) const {
-  KvCache cache;
-  cache.capacity = capacity;
-  const Shape shape{slots, capacity, config_.kv_heads, head_width()};
-  for (std::int64_t i = 0; i < config_.layers; ++i) {
-    cache.k.emplace_back(space, dtype_, shape, "keys of " + prefix_);
-    cache.v.emplace_back(space, dtype_, shape, "values of " + prefix_);
-  }
-  return cache;
+  run(ctx, arena, weights, x, out, nullptr);
 }
 
 void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
@@ -353,8 +297,7 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   const TensorView h_all = floats(arena, {n, width_});
   const TensorView dh_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
-  const RowPositions positions =
-      kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape, {}) : RowPositions();
+  const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
 
   // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed.
   const TensorView stream_all = dx.reshape({n, width_});

@@ -82,35 +82,11 @@ class Stack {
   void backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
                 const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients);
 
-  // Without saving; here and below `out` may alias x.
+  // Without saving; `out` may alias x.
   void forward(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
                const TensorView& out);
 
-  // Streams from position 0 that also fill caches: sequence s into slots[s], its first lengths[s] positions.
-  void prefill(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x, KvCache& cache,
-               std::span<const std::int32_t> slots, std::span<const std::int64_t> lengths, const TensorView& out);
-
-  // Continues cached sequences: N new positions of sequence s in slots[s], the first at position first[s].
-  void step(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x, KvCache& cache,
-            std::span<const std::int32_t> slots, std::span<const std::int32_t> first, const TensorView& out);
-
-  KvCache make_cache(Space space, std::int64_t slots, std::int64_t capacity) const;
-
  private:
-  // How attention is reached: without a cache, through it (step), or beside it (prefill: `lengths` not empty).
-  struct CacheUse {
-    KvCache* cache = nullptr;
-    std::span<const std::int32_t> slots;
-    std::span<const std::int32_t> first;
-    std::span<const std::int64_t> lengths;
-  };
-  // The same, where ops read it; all [S] i32.
-  struct CacheIndex {
-    TensorView slots;
-    TensorView first;         // position of each sequence's first new unit
-    TensorView output_first;  // position of its first output
-  };
-
   StackShape shape_of(const ConstTensorView& x, const TensorView& out) const;
   // Room for activations.
   TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
@@ -119,18 +95,15 @@ class Stack {
     TensorView all;
     TensorView outputs;
   };
-  static RowPositions row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape,
-                                       const ConstTensorView& first);
+  static RowPositions row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape);
   LayerSaved allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving) const;
   // Runs all layers; saved == nullptr: nothing is kept.
   void run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
-           const TensorView& out, Saved* saved, const CacheUse& use);
+           const TensorView& out, Saved* saved);
   // q, k, v of a layer from the normalised rows h, rotated unless `positions` is empty.
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
                const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const;
-  void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer, std::size_t index,
-              const CacheUse& use, const CacheIndex& where) const;
-  CacheIndex upload_index(const Context& ctx, Arena& arena, const StackShape& shape, const CacheUse& use) const;
+  void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer) const;
   // From dattn to the gradient dh of the normalised rows h (both [n, D]; dh is replaced); adds to g.qkv.
   void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
                           const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
