@@ -3,7 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <regex>
+#include <sstream>
+#include <string>
 
 #include "run_folder.hpp"
 #include "support/error.hpp"
@@ -49,9 +50,9 @@ std::optional<Browsed> browse(const RunFolderFixture& folder, std::string page, 
   EXPECT_EQ(std::system(command.c_str()), 0) << testing::read_bytes(folder.beside("log"));
   Browsed result{testing::read_bytes(folder.beside("dom")), ""};
   const std::string log = testing::read_bytes(folder.beside("log"));
-  static const std::regex said("[^\n]*CONSOLE[^\n]*");
-  for (std::sregex_iterator line(log.begin(), log.end(), said), end; line != end; ++line) {
-    result.console += line->str() + "\n";
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("CONSOLE") != std::string::npos) result.console += line + "\n";
   }
   return result;
 }
@@ -76,8 +77,13 @@ TEST(Page, HoldsTheRunAndLoadsNothing) {
 
   // Nothing is loaded: no address but the name of SVG's elements, and none in an attribute.
   EXPECT_EQ(count(page, "http://") + count(page, "https://"), count(page, "http://www.w3.org/2000/svg"));
-  static const std::regex loads(R"((src|href)\s*=\s*["'](?!data:|#))");
-  EXPECT_FALSE(std::regex_search(page, loads));
+  for (const std::string attribute : {"src=", "href="}) {
+    for (std::size_t at = page.find(attribute); at != std::string::npos; at = page.find(attribute, at + 1)) {
+      const std::string value = page.substr(at + attribute.size(), 6);
+      const bool quoted = value.front() == '"' || value.front() == '\'';
+      EXPECT_TRUE(!quoted || value.substr(1, 5) == "data:" || value[1] == '#') << page.substr(at, 80);
+    }
+  }
   for (const char* part : {"@import", "<iframe", "<img", "fetch(", "XMLHttpRequest", "import("}) {
     EXPECT_EQ(count(page, part), 0U) << part;
   }
