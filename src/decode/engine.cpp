@@ -95,6 +95,21 @@ Engine::~Engine() = default;
 
 bool Engine::run(const std::function<std::optional<Row>()>& next, ResultSink& sink,
                  const std::function<bool(const EngineStatistics&)>& poll) {
+  struct Function : RowSource {
+    const std::function<std::optional<Row>()>* next_row = nullptr;
+    bool at_end = false;
+    std::optional<Row> next() override {
+      std::optional<Row> row = (*next_row)();
+      at_end = !row;
+      return row;
+    }
+    bool ended() const override { return at_end; }
+  } rows;
+  rows.next_row = &next;
+  return run(rows, sink, poll);
+}
+
+bool Engine::run(RowSource& rows, ResultSink& sink, const std::function<bool(const EngineStatistics&)>& poll) {
   sink_ = &sink;
   exhausted_ = false;
   while (true) {
@@ -103,7 +118,7 @@ bool Engine::run(const std::function<std::optional<Row>()>& next, ResultSink& si
       drop_rows();
       return false;
     }
-    read_rows(next);
+    read_rows(rows);
     admit();
     if (active_.empty()) {
       if (window_.empty() && exhausted_) break;
@@ -156,13 +171,23 @@ std::int64_t Engine::waiting_samples() const {
   return samples;
 }
 
-void Engine::read_rows(const std::function<std::optional<Row>()>& next) {
-  const auto window = static_cast<std::size_t>(std::max<std::int64_t>(64, 2 * options_.max_batch));
-  while (!exhausted_ && window_.size() < window) {
-    std::optional<Row> row = next();
+std::vector<std::int64_t> Engine::give_back(std::int64_t count) {
+  std::vector<std::int64_t> lines;
+  for (; count > 0 && !window_.empty(); --count) {
+    lines.push_back(window_.back()->request.line);
+    window_.pop_back();
+  }
+  return lines;
+}
+
+void Engine::read_rows(RowSource& rows) {
+  while (!exhausted_ && static_cast<std::int64_t>(window_.size()) < window_rows()) {
+    std::optional<Row> row = rows.next();
     if (!row) {
-      exhausted_ = true;
-    } else if (auto* error = std::get_if<RowError>(&*row)) {
+      exhausted_ = rows.ended();
+      return;
+    }
+    if (auto* error = std::get_if<RowError>(&*row)) {
       ++statistics_.errors;
       sink_->error(*error);
     } else {
@@ -470,6 +495,7 @@ void Engine::retire() {
 void Engine::finish(const Job& job) {
   Result result;
   result.id = job.request.id;
+  result.line = job.request.line;
   for (const auto& sample : job.samples) {
     if (sample->failed()) {
       ++statistics_.errors;
@@ -488,6 +514,7 @@ void Engine::update_statistics() {
   statistics_.prefill_seconds = on_device ? device_prefill : host_prefill_seconds_;
   statistics_.decode_seconds = std::max(stepping_seconds_ - (device_prefill - waited_prefill_seconds_), 0.0);
   statistics_.num_active = static_cast<std::int64_t>(active_.size());
+  statistics_.num_waiting = static_cast<std::int64_t>(window_.size());
   statistics_.new_tokens = finished_tokens_;
   for (const Active& active : active_) {
     statistics_.new_tokens += static_cast<std::int64_t>(active.sample->completion().tokens.size());

@@ -4,6 +4,7 @@
 // look-ahead do not change it (in deterministic numerics).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -59,6 +60,7 @@ struct EngineOptions {
 struct Result {
   std::string id;  // as JSON
   std::vector<Completion> samples;
+  std::int64_t line = 0;  // of the prompts file, from 0
 };
 
 class ResultSink {
@@ -68,12 +70,22 @@ class ResultSink {
   virtual void error(const RowError& error) = 0;
 };
 
+// Where rows come from.
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  // The next row; or none, for good once ended() says so and for now until then.
+  virtual std::optional<Row> next() = 0;
+  virtual bool ended() const = 0;
+};
+
 struct EngineStatistics {
   std::int64_t rows = 0;           // finished with a result
   std::int64_t errors = 0;         // finished with an error
   std::int64_t prompt_tokens = 0;  // encoded, or forced through the decoders
   std::int64_t new_tokens = 0;     // of rows in flight too
   std::int64_t num_active = 0;     // samples in flight
+  std::int64_t num_waiting = 0;    // rows read and not started
   std::int64_t num_slots = 0;
   std::int64_t cache_bytes = 0;
   double prefill_seconds = 0;  // of the device where there is one
@@ -86,11 +98,18 @@ class Engine {
   Engine(DecoderSource source, const Tokenizer* tokenizer, std::int32_t eos, const EngineOptions& options);
   ~Engine();
 
-  // Decodes rows until `next` gives none; false when `poll`, called before every macro-step, asked to stop by returning
-  // false (rows in flight are dropped). A row that needs more than the memory becomes an error. May be called again:
-  // caches and recorded steps stay.
+  // Decodes rows until the source has ended; false when `poll`, called before every macro-step and again and again
+  // while there is nothing to decode, asked to stop by returning false (rows in flight are dropped). A row that needs
+  // more than the memory becomes an error. May be called again: caches and recorded steps stay.
+  bool run(RowSource& rows, ResultSink& sink, const std::function<bool(const EngineStatistics&)>& poll);
+  // The same for a function that gives rows until it gives none.
   bool run(const std::function<std::optional<Row>()>& next, ResultSink& sink,
            const std::function<bool(const EngineStatistics&)>& poll);
+
+  // For `poll`: takes up to `count` rows back that were read and not started, the last ones first. Their lines.
+  std::vector<std::int64_t> give_back(std::int64_t count);
+  // Rows it reads ahead of its slots.
+  std::int64_t window_rows() const { return std::max<std::int64_t>(64, 2 * options_.max_batch); }
 
   const EngineStatistics& statistics() const { return statistics_; }
 
@@ -105,7 +124,7 @@ class Engine {
   std::int64_t slots_for(std::int64_t max_tokens) const;
   std::int64_t waiting_samples() const;
   void drop_rows();
-  void read_rows(const std::function<std::optional<Row>()>& next);
+  void read_rows(RowSource& rows);
   void rebuild();
   bool worth_draining() const;
   void admit();

@@ -272,6 +272,67 @@ TEST(EngineTest, StopsWhenAskedTo) {
   EXPECT_LT(collected.results.size(), requests.size());
 }
 
+TEST(EngineTest, SourcesMayHaveNothingForNow) {
+  const std::vector<Request> requests = varied_requests();
+  const Outcome expected = decode(requests, EngineOptions{});
+  // A row, nothing, nothing, a row, ...; the end is told last.
+  struct Slow : RowSource {
+    const std::vector<Request>* requests = nullptr;
+    std::size_t at = 0;
+    int calls = 0;
+    int polls_after_last = 0;
+    std::optional<Row> next() override {
+      if (at == requests->size() || ++calls % 3 != 0) return std::nullopt;
+      return (*requests)[at++];
+    }
+    bool ended() const override { return polls_after_last > 50; }
+  } rows;
+  rows.requests = &requests;
+  FakeLog log;
+  Engine engine(fake_source(log), &bytes(), 257, EngineOptions{});
+  Collected collected;
+  EXPECT_TRUE(engine.run(rows, collected, [&](const EngineStatistics&) {
+    if (rows.at == requests.size()) ++rows.polls_after_last;
+    return true;
+  }));
+  ASSERT_EQ(collected.results.size(), requests.size());
+  for (const auto& [id, samples] : expected.collected.results) {
+    ASSERT_EQ(collected.results.at(id).size(), samples.size());
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      EXPECT_EQ(collected.results.at(id)[i].tokens, samples[i].tokens) << id;
+    }
+  }
+}
+
+TEST(EngineTest, GivesRowsBackThatItHasNotStarted) {
+  std::vector<Request> requests = varied_requests();
+  for (std::size_t i = 0; i < requests.size(); ++i) requests[i].line = static_cast<std::int64_t>(i);
+  FakeLog log;
+  EngineOptions options;
+  options.max_batch = 3;
+  Engine engine(fake_source(log), &bytes(), 257, options);
+  Collected collected;
+  std::size_t at = 0;
+  std::vector<std::int64_t> returned;
+  const auto next = [&]() -> std::optional<Row> {
+    return at < requests.size() ? std::optional<Row>(requests[at++]) : std::nullopt;
+  };
+  EXPECT_TRUE(engine.run(next, collected, [&](const EngineStatistics& statistics) {
+    if (at == requests.size() && returned.empty()) {
+      EXPECT_GT(statistics.num_waiting, 4);
+      const std::int64_t before = statistics.num_waiting;
+      returned = engine.give_back(4);
+      EXPECT_EQ(engine.give_back(1000).size(), static_cast<std::size_t>(before - 4));
+    }
+    return true;
+  }));
+  const auto last = static_cast<std::int64_t>(requests.size()) - 1;
+  EXPECT_EQ(returned, (std::vector<std::int64_t>{last, last - 1, last - 2, last - 3}));
+  EXPECT_GT(collected.results.size(), 0U);
+  EXPECT_LT(collected.results.size(), requests.size() - 4);
+  EXPECT_EQ(static_cast<std::int64_t>(collected.results.size()), engine.statistics().rows);
+}
+
 TEST(EngineTest, LogprobsBelongToTheTokens) {
   EngineOptions options;
   options.logprobs = true;
