@@ -84,28 +84,28 @@ __device__ void stage_rows(const Few& f, bf16* __restrict__ staged) {
       if (r < f.num_rows) value = *reinterpret_cast<const uint4*>(f.x + r * f.x_stride + (i - r * f.width));
       *reinterpret_cast<uint4*>(staged + i) = value;
     }
-    return;
-  }
-  for (int r = warp; r < M; r += num_warps) {
-    bf16* const to = staged + r * f.width;
-    const bf16* const from = f.x + r * f.x_stride;
-    float squares = 0;
-    if (r < f.num_rows) {
-      for (int d = lane * pack; d < f.width; d += step) {
-        const Pack<bf16, pack> p = load_pack<pack>(from + d);
-        store_pack(to + d, p);
+  } else {
+    for (int r = warp; r < M; r += num_warps) {
+      bf16* const to = staged + r * f.width;
+      const bf16* const from = f.x + r * f.x_stride;
+      float squares = 0;
+      if (r < f.num_rows) {
+        for (int d = lane * pack; d < f.width; d += step) {
+          const Pack<bf16, pack> p = load_pack<pack>(from + d);
+          store_pack(to + d, p);
 #pragma unroll
-        for (int i = 0; i < pack; ++i) squares += to_f32(p.v[i]) * to_f32(p.v[i]);
+          for (int i = 0; i < pack; ++i) squares += to_f32(p.v[i]) * to_f32(p.v[i]);
+        }
       }
-    }
-    const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(f.width) + f.eps);
-    for (int d = lane * pack; d < f.width; d += step) {  // each lane reads back what it wrote itself
-      Pack<bf16, pack> p;
-      if (r < f.num_rows) p = load_pack<pack>(to + d);
+      const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(f.width) + f.eps);
+      for (int d = lane * pack; d < f.width; d += step) {  // each lane reads back what it wrote itself
+        Pack<bf16, pack> p;
+        if (r < f.num_rows) p = load_pack<pack>(to + d);
 #pragma unroll
-      for (int i = 0; i < pack; ++i)
-        p.v[i] = from_f32<bf16>(r < f.num_rows ? to_f32(p.v[i]) * scale * f.norm[d + i] : 0.0F);
-      store_pack(to + d, p);
+        for (int i = 0; i < pack; ++i)
+          p.v[i] = from_f32<bf16>(r < f.num_rows ? to_f32(p.v[i]) * scale * f.norm[d + i] : 0.0F);
+        store_pack(to + d, p);
+      }
     }
   }
 }

@@ -22,8 +22,8 @@ __device__ inline void multiply_rows(float2& c, std::uint32_t a0, std::uint32_t 
 // a[8, 8] b[8, 8], where `b_transposed` holds b^T.
 __device__ inline float2 multiply_columns(std::uint32_t a, std::uint32_t b_transposed) {
   float2 c;
-  float low;
-  float high;
+  [[maybe_unused]] float low;
+  [[maybe_unused]] float high;
   asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
       : "=f"(c.x), "=f"(c.y), "=f"(low), "=f"(high)
       : "r"(a), "r"(0U), "r"(b_transposed), "f"(0.0F));

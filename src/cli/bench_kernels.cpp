@@ -15,6 +15,7 @@
 #include "config/nearest.hpp"
 #include "kernels/cuda/scratch.hpp"
 #include "support/error.hpp"
+#include "tensor/graph.hpp"
 
 namespace photon::cli {
 namespace {
@@ -34,8 +35,8 @@ constexpr std::size_t most_sets = 8;
 double median_seconds(const Context& ctx, const std::vector<Call>& calls, std::int64_t repeats) {
   for (const Call& call : calls) call(ctx);
   calls.front()(ctx);
-  std::deque<device::Event> begin;
-  std::deque<device::Event> end;
+  std::deque<Event> begin;
+  std::deque<Event> end;
   for (std::int64_t i = 0; i < repeats; ++i) {
     begin.emplace_back().record(ctx.stream);
     calls[static_cast<std::size_t>(i) % calls.size()](ctx);

@@ -24,7 +24,7 @@ class PrefillClock {
   // Of the work that is done.
   double seconds() const {
     while (!spans_.empty() && spans_.front().end.reached()) {
-      seconds_ += Event::seconds(spans_.front().begin, spans_.front().end);
+      seconds_ += spans_.front().end.seconds_since(spans_.front().begin);
       spans_.pop_front();
     }
     return seconds_;

@@ -139,28 +139,6 @@ void synchronize(Stream stream) {
   PHOTON_CUDA_CHECK(cudaStreamSynchronize(to_cuda(stream)));
 }
 
-Event::Event() {
-  cudaEvent_t event = nullptr;
-  PHOTON_CUDA_CHECK(cudaEventCreate(&event));
-  handle_ = event;
-}
-
-Event::~Event() {
-  (void)cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
-}
-
-void Event::record(Stream stream) {
-  PHOTON_CUDA_CHECK(cudaEventRecord(static_cast<cudaEvent_t>(handle_), to_cuda(stream)));
-}
-
-double Event::seconds_since(const Event& begin) const {
-  PHOTON_CUDA_CHECK(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)));
-  float milliseconds = 0;
-  PHOTON_CUDA_CHECK(
-      cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(begin.handle_), static_cast<cudaEvent_t>(handle_)));
-  return static_cast<double>(milliseconds) * 1e-3;
-}
-
 void pin(void* data, std::int64_t bytes) {
   PHOTON_CUDA_CHECK(cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterDefault));
 }

@@ -40,22 +40,6 @@ void pin(void* data, std::int64_t bytes);
 void unpin(void* data) noexcept;
 std::int64_t free_bytes();  // of the current GPU's memory
 
-// A point in a stream's work, for measuring the time between two of them.
-class Event {
- public:
-  Event();
-  ~Event();
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  void record(Stream stream);  // the point is after all work queued so far
-  // Seconds from `begin` to this point; waits until both are reached.
-  double seconds_since(const Event& begin) const;
-
- private:
-  void* handle_ = nullptr;  // a cudaEvent_t
-};
-
 }  // namespace device
 
 // The memory that "auto", "cpu" or "cuda" stands for: auto is the GPU where this build and this machine have one.

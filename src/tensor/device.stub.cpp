@@ -33,14 +33,6 @@ std::int64_t free_bytes() {
 void queue_copy(Stream, const void*, Space, void*, Space, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   throw NotConfigured("device memory", "CUDA");
 }
-Event::Event() {
-  throw NotConfigured("a device event", "CUDA");
-}
-Event::~Event() = default;
-void Event::record(Stream) {}
-double Event::seconds_since(const Event&) const {
-  return 0;
-}
 void pin(void*, std::int64_t) {
   throw NotConfigured("memory that a GPU reaches", "CUDA");
 }

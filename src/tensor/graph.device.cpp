@@ -106,9 +106,10 @@ bool Event::reached() const {
   return true;
 }
 
-double Event::seconds(const Event& begin, const Event& end) {
+double Event::seconds_since(const Event& begin) const {
+  wait();
   float milliseconds = 0;
-  PHOTON_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, to_event(begin.handle_), to_event(end.handle_)));
+  PHOTON_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, to_event(begin.handle_), to_event(handle_)));
   return static_cast<double>(milliseconds) * 1e-3;
 }
 

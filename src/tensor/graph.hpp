@@ -42,8 +42,8 @@ class Event {
   void wait() const;  // until everything queued before record() is done; returns at once when never recorded
   bool reached() const;
   void hold(Stream stream) const;  // what is queued on the stream later runs after the point
-  // Seconds of device time between two points that have been reached.
-  static double seconds(const Event& begin, const Event& end);
+  // Seconds of device time from `begin` to this point; waits until both are reached.
+  double seconds_since(const Event& begin) const;
 
  private:
   void* handle_ = nullptr;  // a cudaEvent_t

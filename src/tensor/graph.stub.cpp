@@ -32,7 +32,7 @@ void Event::hold(Stream) const {}
 bool Event::reached() const {
   throw NotConfigured("a device event", "CUDA");
 }
-double Event::seconds(const Event&, const Event&) {
+double Event::seconds_since(const Event&) const {
   throw NotConfigured("a device event", "CUDA");
 }
 

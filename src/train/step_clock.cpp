@@ -80,10 +80,10 @@ void StepClock::follow(Stream stream) {
   stream_ = stream;
 }
 
-const device::Event* StepClock::mark() {
+const Event* StepClock::mark() {
   if (!stream_) return nullptr;
-  if (num_events_ == events_.size()) events_.push_back(std::make_unique<device::Event>());
-  device::Event& event = *events_[num_events_++];
+  if (num_events_ == events_.size()) events_.push_back(std::make_unique<Event>());
+  Event& event = *events_[num_events_++];
   event.record(*stream_);
   return &event;
 }

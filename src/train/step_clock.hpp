@@ -11,7 +11,7 @@
 #include "comm/communicator.hpp"
 #include "partition/activity.hpp"
 #include "partition/schedule.hpp"
-#include "tensor/device.hpp"
+#include "tensor/graph.hpp"
 #include "trace/profiler_range.hpp"
 #include "trace/trace.hpp"
 
@@ -48,8 +48,8 @@ class StepClock {
     ProfilerRange range_;
     std::int64_t begin_ns_;
     std::int64_t arrived_ns_;
-    const device::Event* begin_event_ = nullptr;  // on a device, of an outermost measure
-    const device::Event* arrived_event_ = nullptr;
+    const Event* begin_event_ = nullptr;  // on a device, of an outermost measure
+    const Event* arrived_event_ = nullptr;
   };
 
   explicit StepClock(std::int64_t rank) : rank_(rank) {}
@@ -77,14 +77,14 @@ class StepClock {
   // An outermost measure on a device.
   struct Interval {
     Activity activity;
-    const device::Event* begin;
-    const device::Event* arrived;  // null: never said
-    const device::Event* end;
+    const Event* begin;
+    const Event* arrived;  // null: never said
+    const Event* end;
   };
 
   void finish(const Measure& measure);
   void add(Activity activity, double seconds, double waited);
-  const device::Event* mark();  // the stream's point now
+  const Event* mark();  // the stream's point now
   void keep(std::string name, std::string category, std::int64_t begin_ns, std::int64_t end_ns,
             std::string message = {}, bool receives = false);
 
@@ -94,8 +94,8 @@ class StepClock {
   bool keep_spans_ = false;
   Measure* innermost_ = nullptr;
   std::optional<Stream> stream_;
-  std::vector<std::unique_ptr<device::Event>> events_;  // made once, used again in every step
-  std::size_t num_events_ = 0;                          // of this step
+  std::vector<std::unique_ptr<Event>> events_;  // made once, used again in every step
+  std::size_t num_events_ = 0;                  // of this step
   std::vector<Interval> intervals_;
   RankSeconds seconds_;
   std::vector<TraceSpan> spans_;

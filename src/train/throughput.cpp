@@ -15,6 +15,7 @@
 #include "model/compute.hpp"
 #include "model/model.hpp"
 #include "support/random.hpp"
+#include "tensor/graph.hpp"
 #include "tensor/profiler.hpp"
 #include "train/adamw_optimizer.hpp"
 #include "train/evaluation.hpp"
@@ -58,7 +59,7 @@ class PhaseClock {
  public:
   explicit PhaseClock(const Context& ctx) : ctx_(ctx) {
     for (std::size_t i = 0; ctx.space == Space::device && i < times_.size(); ++i)
-      events_.push_back(std::make_unique<device::Event>());
+      events_.push_back(std::make_unique<Event>());
   }
   void mark(std::size_t phase) {
     times_[phase] = Clock::now();
@@ -72,7 +73,7 @@ class PhaseClock {
  private:
   Context ctx_;
   std::array<Clock::time_point, 4> times_{};
-  std::vector<std::unique_ptr<device::Event>> events_;
+  std::vector<std::unique_ptr<Event>> events_;
 };
 
 // `count` sequences of random tokens, laid out as the trainer has them.

@@ -36,7 +36,7 @@ class StepClockOnAGpu : public ::testing::Test {
 TEST_F(StepClockOnAGpu, SecondsAreThoseOfTheStream) {
   StepClock clock(0);
   clock.follow(stream_);
-  device::Event begin, end;
+  Event begin, end;
   for (int step = 1; step <= 3; ++step) {
     clock.begin_step(step, false);
     begin.record(stream_);
@@ -75,7 +75,7 @@ TEST_F(StepClockOnAGpu, ATracedSpanHoldsItsWork) {
   StepClock clock(0);
   clock.follow(stream_);
   clock.begin_step(1, true);
-  device::Event begin, end;
+  Event begin, end;
   {
     const auto measure = clock.measure({.op = Op::forward, .microbatch = 0});
     begin.record(stream_);
