@@ -66,15 +66,16 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
   }
   const std::int64_t total = count_rows(options.prompts);
   ResultFile output(options.output, options.retry_errors);
-  RequestReader reader(options.prompts == "-" ? std::cin : file, model.tokenizer.get(), options.defaults,
-                       {model.config().vocab_size, model.config().max_length});
+  PromptReader prompts(options.prompts == "-" ? std::cin : file);
+  const RequestParser parser(model.tokenizer.get(), options.defaults,
+                             {model.config().vocab_size, model.config().max_length});
   GenerateSummary summary;
   const auto next = [&]() -> std::optional<Row> {
-    while (true) {
-      std::optional<Row> row = reader.next();
-      if (!row || !output.has(*row)) return row;
+    while (std::optional<PromptLine> line = prompts.next()) {
+      if (!output.has(line->key)) return parser.parse(*line);
       ++summary.num_resumed;
     }
+    return std::nullopt;
   };
   DecodeProgress progress(total);
   Engine engine(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine);

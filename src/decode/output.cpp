@@ -34,16 +34,6 @@ bool known_by_line(std::string_view type) {
   return type == name_of(RowError::Kind::malformed) || type == name_of(RowError::Kind::duplicate);
 }
 
-// A record of a result file, or a discarded value.
-Json parse_record(const std::string& line) {
-  Json record = Json::parse(line, nullptr, false);
-  const bool ours = record.is_object() && record.contains("id") &&
-                    (record["id"].is_string() || record["id"].is_number_integer()) &&
-                    (record.contains("text") || record.contains("outputs") ||
-                     (record.contains("error") && record["error"].is_object()));
-  return ours ? record : Json(Json::value_t::discarded);
-}
-
 constexpr auto sync_interval = std::chrono::seconds(10);
 
 }  // namespace
@@ -70,6 +60,28 @@ std::string error_line(const RowError& error) {
   record["id"] = Json::parse(error.id);
   record["error"] = {{"type", name_of(error.kind)}, {"message", error.message}, {"line", error.line}};
   return dump(record);
+}
+
+std::optional<EarlierResult> read_result_line(const std::string& line) {
+  const Json record = Json::parse(line, nullptr, false);
+  if (!record.is_object() || !record.contains("id")) return std::nullopt;
+  const Json& id = record["id"];
+  if (!id.is_string() && !id.is_number_integer()) return std::nullopt;
+  const auto error = record.find("error");
+  if (error == record.end()) {
+    if (!record.contains("text") && !record.contains("outputs")) return std::nullopt;
+    return EarlierResult{key_of_id(dump(id)), false};
+  }
+  if (!error->is_object()) return std::nullopt;
+  const std::string type = error->contains("type") && (*error)["type"].is_string() ? (*error)["type"] : "";
+  if (known_by_line(type) && error->contains("line") && (*error)["line"].is_number_integer()) {
+    return EarlierResult{key_of_line((*error)["line"]), true};
+  }
+  return EarlierResult{key_of_id(dump(id)), true};
+}
+
+RowKey key_of(const RowError& error) {
+  return known_by_line(name_of(error.kind)) ? key_of_line(error.line) : key_of_id(error.id);
 }
 
 LineWriter::LineWriter(const std::filesystem::path& path) : path_(path) {
@@ -142,39 +154,20 @@ void ResultFile::read_earlier(bool retry_errors) {
       break;
     }
     whole += static_cast<std::int64_t>(line.size()) + 1;
-    const Json record = parse_record(line);
-    if (record.is_discarded()) {
+    const std::optional<EarlierResult> earlier = read_result_line(line);
+    if (!earlier) {
       throw InputError(fmt::format("{} line {} is no result of photon generate", path.string(), number),
                        "results are appended to what an earlier run of the job left", "choose another --output");
     }
-    if (record.contains("error")) {
-      if (retry_errors) continue;
-      ++num_errors_;
-      const Json& error = record["error"];
-      const std::string type =
-          error.contains("type") && error["type"].is_string() ? error["type"].get<std::string>() : "";
-      if (known_by_line(type) && error.contains("line") && error["line"].is_number_integer()) {
-        error_lines_.insert(error["line"].get<std::int64_t>());
-        continue;
-      }
-    } else {
-      ++num_results_;
-    }
-    ids_.insert(dump(record["id"]));
+    if (earlier->error && retry_errors) continue;
+    ++(earlier->error ? num_errors_ : num_results_);
+    done_.insert(earlier->key);
     if (retry_errors) kept += line + "\n";
   }
   if (retry_errors && static_cast<std::int64_t>(kept.size()) < whole) {
     publish_file(path, kept, "results");
     writer_ = LineWriter(path);  // the old file is gone
   }
-}
-
-bool ResultFile::has(const Row& row) const {
-  if (const auto* error = std::get_if<RowError>(&row)) {
-    if (known_by_line(name_of(error->kind))) return error_lines_.contains(error->line);
-    return ids_.contains(error->id);
-  }
-  return ids_.contains(std::get<Request>(row).id);
 }
 
 void ResultFile::result(const Result& result) {

@@ -4,17 +4,27 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 
 #include "decode/engine.hpp"
+#include "decode/row_key.hpp"
 
 namespace photon {
 
 // One line of a result file, without the line end (docs/decoding.md). Bytes of a text that are no UTF-8 become U+FFFD.
 std::string result_line(const Result& result);
 std::string error_line(const RowError& error);
+
+// What a line of a result file tells about its row; nothing when it is no such line.
+struct EarlierResult {
+  RowKey key;
+  bool error = false;
+};
+std::optional<EarlierResult> read_result_line(const std::string& line);
+// The key of an error's row.
+RowKey key_of(const RowError& error);
 
 // An output of JSON lines: one write() a line. `path` "-" is stdout.
 class LineWriter {
@@ -45,8 +55,8 @@ class ResultFile : public ResultSink {
   // result.
   ResultFile(const std::filesystem::path& path, bool retry_errors);
 
-  // Whether the row needs no work: the file has its result (or its error).
-  bool has(const Row& row) const;
+  // Whether the row of that key needs no work: the file has its result (or its error).
+  bool has(const RowKey& key) const { return done_.contains(key); }
   std::int64_t num_resumed() const { return num_results_ + num_errors_; }  // rows that were there at the start
   std::int64_t num_errors() const { return num_errors_; }
 
@@ -60,8 +70,7 @@ class ResultFile : public ResultSink {
   void append(const std::string& line);
 
   LineWriter writer_;
-  std::unordered_set<std::string> ids_;           // with a result, or an error known by its id
-  std::unordered_set<std::int64_t> error_lines_;  // errors known by their line
+  KeySet done_;
   std::int64_t num_results_ = 0;
   std::int64_t num_errors_ = 0;
   std::chrono::steady_clock::time_point synced_ = std::chrono::steady_clock::now();

@@ -97,38 +97,46 @@ void validate(const GenerationOptions& options) {
   }
 }
 
-RequestReader::RequestReader(std::istream& input, const Tokenizer* tokenizer, const GenerationOptions& defaults,
-                             const RequestLimits& limits)
-    : input_(&input), tokenizer_(tokenizer), defaults_(defaults), limits_(limits) {
-  validate(defaults_);
-  PHOTON_EXPECT(limits_.vocab_size > 0, "no vocabulary");
-}
-
-std::optional<Row> RequestReader::next() {
-  std::string text;
-  while (std::getline(*input_, text)) {
-    ++line_;
-    bytes_read_ += static_cast<std::int64_t>(text.size()) + 1;
-    if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
-    return parse(text);
+std::optional<PromptLine> PromptReader::next() {
+  PromptLine line;
+  while (std::getline(*input_, line.text)) {
+    line.line = ++line_;
+    bytes_read_ += static_cast<std::int64_t>(line.text.size()) + 1;
+    if (line.text.find_first_not_of(" \t\r") == std::string::npos) continue;
+    std::string id = std::to_string(line_);
+    try {
+      rows::parse(line.text, line_, id);
+      line.key = key_of_id(id);
+      line.duplicate = !ids_.insert(line.key);
+      if (line.duplicate) line.key = key_of_line(line_);
+    } catch (const BadRow&) {
+      line.key = key_of_line(line_);
+    }
+    return line;
   }
   if (input_->bad())
     throw Error("cannot read the prompts", "the file system reports an error", "check the file and start again");
   return std::nullopt;
 }
 
-Row RequestReader::parse(const std::string& text) {
+RequestParser::RequestParser(const Tokenizer* tokenizer, const GenerationOptions& defaults, const RequestLimits& limits)
+    : tokenizer_(tokenizer), defaults_(defaults), limits_(limits) {
+  validate(defaults_);
+  PHOTON_EXPECT(limits_.vocab_size > 0, "no vocabulary");
+}
+
+Row RequestParser::parse(const PromptLine& line) const {
   RowError error;
-  error.line = line_;
-  error.id = std::to_string(line_);
+  error.line = line.line;
+  error.id = std::to_string(line.line);
   try {
-    const Json row = rows::parse(text, line_, error.id);
+    const Json row = rows::parse(line.text, line.line, error.id);
     Request request;
-    request.line = line_;
+    request.line = line.line;
     request.options = defaults_;
     request.id = error.id;
     request.key = hash_name(rows::id_text(error.id));
-    if (!ids_.insert(error.id).second) {
+    if (line.duplicate) {
       bad(fmt::format("the id {} stands twice in the input", error.id), "results are known by their id",
           "give every row an id of its own", RowError::Kind::duplicate);
     }

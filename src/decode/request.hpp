@@ -6,10 +6,10 @@
 #include <istream>
 #include <optional>
 #include <string>
-#include <unordered_set>
 #include <variant>
 #include <vector>
 
+#include "decode/row_key.hpp"
 #include "kernels/sampling.hpp"
 #include "tokenizer/tokenizer.hpp"
 
@@ -58,28 +58,42 @@ struct RequestLimits {
       0;  // tokens of a sequence; 0 = no limit. max_new_tokens is cut to it, a prompt must be below it
 };
 
-class RequestReader {
- public:
-  // `input` and, unless null, `tokenizer` must outlive this. A null tokenizer takes rows of tokens only.
-  RequestReader(std::istream& input, const Tokenizer* tokenizer, const GenerationOptions& defaults,
-                const RequestLimits& limits);
+// A line of the prompts file that holds something.
+struct PromptLine {
+  std::int64_t line = 0;   // from 0
+  bool duplicate = false;  // an earlier row has its id
+  std::string text;
+  RowKey key;  // what its result is known by
+};
 
-  // The next row; nothing at the end of the input. Empty lines are no rows, but count as lines. Errors: Error when
-  // reading fails.
-  std::optional<Row> next();
+// Reads a prompts file line by line and sees to it that ids stand once: as many as 32 bytes of memory an id.
+class PromptReader {
+ public:
+  explicit PromptReader(std::istream& input) : input_(&input) {}  // which must outlive this
+
+  // The next line that is not empty; nothing at the end of the input. Errors: Error when reading fails.
+  std::optional<PromptLine> next();
 
   std::int64_t bytes_read() const { return bytes_read_; }
 
  private:
-  Row parse(const std::string& text);
-
   std::istream* input_;
+  std::int64_t line_ = -1;
+  std::int64_t bytes_read_ = 0;
+  KeySet ids_;
+};
+
+// Makes rows of lines.
+class RequestParser {
+ public:
+  // A null tokenizer takes rows of tokens only; otherwise it must outlive this. Errors: InputError for bad defaults.
+  RequestParser(const Tokenizer* tokenizer, const GenerationOptions& defaults, const RequestLimits& limits);
+  Row parse(const PromptLine& line) const;
+
+ private:
   const Tokenizer* tokenizer_;
   GenerationOptions defaults_;
   RequestLimits limits_;
-  std::int64_t line_ = -1;
-  std::int64_t bytes_read_ = 0;
-  std::unordered_set<std::string> ids_;
 };
 
 }  // namespace photon

@@ -15,6 +15,11 @@ std::uint64_t checksum(const void* data, std::uint64_t bytes) {
   return XXH3_64bits(data, bytes);
 }
 
+Checksum128 checksum_128(const void* data, std::uint64_t bytes) {
+  const XXH128_hash_t sum = XXH3_128bits(data, bytes);
+  return {sum.high64, sum.low64};
+}
+
 std::uint64_t checksum_file(const std::filesystem::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw_io_error("read", path, errno);

@@ -44,6 +44,13 @@ std::uint64_t checksum(const void* data, std::uint64_t bytes);
 std::uint64_t checksum_file(const std::filesystem::path& path);
 std::string checksum_text(std::uint64_t value);
 
+// 128-bit XXH3.
+struct Checksum128 {
+  std::uint64_t high = 0;
+  std::uint64_t low = 0;
+};
+Checksum128 checksum_128(const void* data, std::uint64_t bytes);
+
 std::string read_text_file(const std::filesystem::path& path);  // Errors: InputError when it cannot be read
 
 // The error of a failed system call: "cannot <action> <path> (<reason of the errno>) ...".

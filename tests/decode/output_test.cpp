@@ -30,12 +30,6 @@ class ResultFileTest : public ::testing::Test {
   std::filesystem::path path_;
 };
 
-Request request(const std::string& id) {
-  Request made;
-  made.id = id;
-  return made;
-}
-
 Result result(const std::string& id, const std::string& text) {
   return {id, {{{1, 2}, {}, text, FinishReason::length}}};
 }
@@ -70,20 +64,20 @@ TEST_F(ResultFileTest, ARestartKnowsWhatIsDoneAndDropsATornLine) {
     EXPECT_EQ(content(), whole);
     EXPECT_EQ(file.num_resumed(), 4);
     EXPECT_EQ(file.num_errors(), 3);
-    EXPECT_TRUE(file.has(request("\"a\"")));
-    EXPECT_FALSE(file.has(request("\"b\"")));
-    EXPECT_TRUE(file.has(request("\"bad\"")));
-    EXPECT_FALSE(file.has(request("3")));  // a malformed line is known by its line alone
-    EXPECT_TRUE(file.has(RowError{RowError::Kind::invalid, "\"bad\"", 1, ""}));
-    EXPECT_TRUE(file.has(RowError{RowError::Kind::duplicate, "\"a\"", 2, ""}));
-    EXPECT_FALSE(file.has(RowError{RowError::Kind::duplicate, "\"a\"", 5, ""}));
-    EXPECT_TRUE(file.has(RowError{RowError::Kind::malformed, "3", 3, ""}));
+    EXPECT_TRUE(file.has(key_of_id("\"a\"")));
+    EXPECT_FALSE(file.has(key_of_id("\"b\"")));
+    EXPECT_TRUE(file.has(key_of_id("\"bad\"")));
+    EXPECT_FALSE(file.has(key_of_id("3")));  // a malformed line is known by its line alone
+    EXPECT_TRUE(file.has(key_of(RowError{RowError::Kind::invalid, "\"bad\"", 1, ""})));
+    EXPECT_TRUE(file.has(key_of(RowError{RowError::Kind::duplicate, "\"a\"", 2, ""})));
+    EXPECT_FALSE(file.has(key_of(RowError{RowError::Kind::duplicate, "\"a\"", 5, ""})));
+    EXPECT_TRUE(file.has(key_of(RowError{RowError::Kind::malformed, "3", 3, ""})));
     file.result(result("\"b\"", "y"));
     EXPECT_EQ(content(), whole + result_line(result("\"b\"", "y")) + "\n");
   }
   // Even a line that only lacks its end is done again.
   write(result_line(result("\"b\"", "y")));
-  EXPECT_FALSE(ResultFile(path_, false).has(request("\"b\"")));
+  EXPECT_FALSE(ResultFile(path_, false).has(key_of_id("\"b\"")));
   EXPECT_EQ(content(), "");
 }
 
@@ -91,9 +85,9 @@ TEST_F(ResultFileTest, ErrorsAreTriedAgainOnRequest) {
   write(result_line(result("1", "x")) + "\n" + error_line({RowError::Kind::invalid, "2", 1, "why"}) + "\n" +
         result_line(result("3", "z")) + "\n");
   ResultFile file(path_, true);
-  EXPECT_TRUE(file.has(request("1")));
-  EXPECT_FALSE(file.has(request("2")));
-  EXPECT_TRUE(file.has(request("3")));
+  EXPECT_TRUE(file.has(key_of_id("1")));
+  EXPECT_FALSE(file.has(key_of_id("2")));
+  EXPECT_TRUE(file.has(key_of_id("3")));
   file.result(result("2", "y"));
   EXPECT_EQ(content(), result_line(result("1", "x")) + "\n" + result_line(result("3", "z")) + "\n" +
                            result_line(result("2", "y")) + "\n");

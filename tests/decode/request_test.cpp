@@ -13,9 +13,10 @@ namespace {
 std::vector<Row> read(const std::string& text, std::int64_t max_length = 0, const GenerationOptions& defaults = {}) {
   static const auto tokenizer = make_byte_tokenizer();
   std::istringstream input(text);
-  RequestReader reader(input, tokenizer.get(), defaults, {tokenizer->vocab_size(), max_length});
+  PromptReader reader(input);
+  const RequestParser parser(tokenizer.get(), defaults, {tokenizer->vocab_size(), max_length});
   std::vector<Row> rows;
-  while (auto row = reader.next()) rows.push_back(*row);
+  while (auto line = reader.next()) rows.push_back(parser.parse(*line));
   return rows;
 }
 
@@ -129,9 +130,10 @@ TEST(RequestTest, TheModelsLengthCutsTheAnswer) {
 
 TEST(RequestTest, TextsNeedATokenizer) {
   std::istringstream input("{\"prompt\": \"a\"}\n{\"tokens\": [1]}\n");
-  RequestReader reader(input, nullptr, {}, {10, 0});
-  EXPECT_NE(std::get<RowError>(*reader.next()).message.find("no tokenizer"), std::string::npos);
-  EXPECT_TRUE(std::holds_alternative<Request>(*reader.next()));
+  PromptReader reader(input);
+  const RequestParser parser(nullptr, {}, {10, 0});
+  EXPECT_NE(std::get<RowError>(parser.parse(*reader.next())).message.find("no tokenizer"), std::string::npos);
+  EXPECT_TRUE(std::holds_alternative<Request>(parser.parse(*reader.next())));
 }
 
 }  // namespace
