@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "data/byte_stream.hpp"
+#include "storage/byte_stream.hpp"
 
 namespace photon {
 

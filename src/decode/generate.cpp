@@ -4,27 +4,28 @@
 
 #include <chrono>
 #include <fstream>
-#include <iostream>
+#include <memory>
 
 #include "decode/output.hpp"
 #include "decode/progress.hpp"
+#include "storage/byte_stream.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
 
 namespace photon {
 namespace {
 
-// Lines of a regular file that hold something: the true denominator of the progress. -1 where it cannot be known
-// beforehand.
+// Lines of a regular file that hold something: the true denominator of the progress, and a file that is damaged is
+// found before anything is written. -1 where it cannot be known beforehand.
 std::int64_t count_rows(const std::filesystem::path& path) {
   std::error_code ignored;
   if (path == "-" || !std::filesystem::is_regular_file(path, ignored)) return -1;
-  std::ifstream input(path, std::ios::binary);
-  std::vector<char> block(std::size_t{1} << 20);
+  const std::unique_ptr<std::istream> input = open_text(path);
+  std::vector<char> block(std::size_t{1} << 18);
   std::int64_t rows = 0;
   bool empty = true;
-  while (input.read(block.data(), static_cast<std::streamsize>(block.size())) || input.gcount() > 0) {
-    for (std::streamsize i = 0; i < input.gcount(); ++i) {
+  while (input->read(block.data(), static_cast<std::streamsize>(block.size())) || input->gcount() > 0) {
+    for (std::streamsize i = 0; i < input->gcount(); ++i) {
       const char c = block[static_cast<std::size_t>(i)];
       if (c == '\n') {
         rows += empty ? 0 : 1;
@@ -56,17 +57,10 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
   const auto begin = std::chrono::steady_clock::now();
   validate(options.defaults);
   if (options.engine.mode == GenerationMode::recgen) require_recgen(model.config());
-  std::ifstream file;
-  if (options.prompts != "-") {
-    file.open(options.prompts, std::ios::binary);
-    if (!file || std::filesystem::is_directory(options.prompts)) {
-      throw InputError(fmt::format("cannot read the prompts {}", options.prompts.string()),
-                       "no such file, or no permission", "check --prompts");
-    }
-  }
+  const std::unique_ptr<std::istream> input = open_text(options.prompts);
   const std::int64_t total = count_rows(options.prompts);
   ResultFile output(options.output, options.retry_errors);
-  PromptReader prompts(options.prompts == "-" ? std::cin : file);
+  PromptReader prompts(*input);
   const RequestParser parser(model.tokenizer.get(), options.defaults,
                              {model.config().vocab_size, model.config().max_length});
   GenerateSummary summary;
@@ -81,6 +75,7 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
   Engine engine(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine);
   const bool done = engine.run(next, output, [&](const EngineStatistics& statistics) {
     progress.update(statistics, summary.num_resumed);
+    output.poll();
     return !stop_requested();
   });
   progress.clear();

@@ -1,15 +1,10 @@
 #include "decode/output.hpp"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-#include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "storage/byte_stream.hpp"
 #include "storage/publish.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
@@ -84,90 +79,53 @@ RowKey key_of(const RowError& error) {
   return known_by_line(name_of(error.kind)) ? key_of_line(error.line) : key_of_id(error.id);
 }
 
-LineWriter::LineWriter(const std::filesystem::path& path) : path_(path) {
-  if (is_stdout()) {
-    file_ = STDOUT_FILENO;
-    return;
-  }
-  file_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (file_ < 0) {
-    throw InputError(fmt::format("cannot write {}", path.string()), std::strerror(errno), "choose another --output");
-  }
-  // File systems without locks are taken as they are.
-  if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    ::close(std::exchange(file_, -1));
-    throw InputError(fmt::format("{} is in use", path.string()), "another photon writes to it",
-                     "wait for it to end, or choose another --output");
-  }
-}
-
-LineWriter::~LineWriter() {
-  if (file_ >= 0 && !is_stdout()) ::close(file_);
-}
-
-LineWriter::LineWriter(LineWriter&& other) noexcept
-    : path_(std::move(other.path_)), file_(std::exchange(other.file_, -1)) {}
-
-LineWriter& LineWriter::operator=(LineWriter&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(file_, other.file_);
-  return *this;
-}
-
-void LineWriter::write(std::string_view line) {
-  std::string bytes(line);
-  bytes += '\n';
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t count = ::write(file_, bytes.data() + done, bytes.size() - done);
-    if (count < 0) {
-      if (errno == EINTR) continue;
-      throw_io_error("write", path_, errno);
-    }
-    done += static_cast<std::size_t>(count);
-  }
-}
-
-void LineWriter::sync() {
-  if (!is_stdout() && ::fsync(file_) != 0 && errno != EINVAL && errno != EROFS) throw_io_error("sync", path_, errno);
-}
-
-void LineWriter::truncate(std::int64_t bytes) {
-  if (::ftruncate(file_, static_cast<off_t>(bytes)) != 0) throw_io_error("truncate", path_, errno);
-}
-
-ResultFile::ResultFile(const std::filesystem::path& path, bool retry_errors) {
-  writer_ = LineWriter(path);
+ResultFile::ResultFile(const std::filesystem::path& path, bool retry_errors, Compression compression)
+    : writer_(path, compression) {
   if (!writer_.is_stdout()) read_earlier(retry_errors);
 }
 
 void ResultFile::read_earlier(bool retry_errors) {
-  const std::filesystem::path& path = writer_.path();
-  std::ifstream input(path, std::ios::binary);
-  std::string kept;  // the file without its errors, when they are to be tried again
+  const std::filesystem::path path = writer_.path();
+  if (const std::int64_t dropped = writer_.recover(); dropped > 0) {
+    log_warning("{} ends in a half-written row ({} bytes): dropped, it is decoded again", path.string(), dropped);
+  }
+  if (!std::filesystem::is_regular_file(path) || std::filesystem::file_size(path) == 0) return;
+  const std::filesystem::path rewritten = path.string() + ".tmp";
+  std::unique_ptr<LineWriter> kept;  // the file without its errors, when they are to be tried again
+  if (retry_errors) {
+    std::filesystem::remove(rewritten);
+    kept = std::make_unique<LineWriter>(rewritten, writer_.compression());
+  }
+  bool changed = false;
+  const std::unique_ptr<std::istream> input = open_text(path);
   std::string line;
-  std::int64_t whole = 0;
-  for (std::int64_t number = 1; std::getline(input, line); ++number) {
-    if (input.eof()) {
-      log_warning("{} ends in half a line ({} bytes): dropped, its row is decoded again", path.string(), line.size());
-      writer_.truncate(whole);
-      break;
-    }
-    whole += static_cast<std::int64_t>(line.size()) + 1;
+  bool open_end = false;  // a compressed file that was made of a plain one whose last line lacks its end
+  for (std::int64_t number = 1; std::getline(*input, line); ++number) {
+    open_end = input->eof();
     const std::optional<EarlierResult> earlier = read_result_line(line);
     if (!earlier) {
+      if (kept) std::filesystem::remove(rewritten);
       throw InputError(fmt::format("{} line {} is no result of photon generate", path.string(), number),
                        "results are appended to what an earlier run of the job left", "choose another --output");
     }
-    if (earlier->error && retry_errors) continue;
+    if (earlier->error && retry_errors) {
+      changed = true;
+      continue;
+    }
     ++(earlier->error ? num_errors_ : num_results_);
     done_.insert(earlier->key);
-    if (retry_errors) kept += line + "\n";
+    if (kept) kept->write(line);
   }
-  if (retry_errors && static_cast<std::int64_t>(kept.size()) < whole) {
-    publish_file(path, kept, "results");
-    writer_ = LineWriter(path);  // the old file is gone
+  if (!changed) {
+    if (open_end) writer_.write("");
+    if (kept) std::filesystem::remove(rewritten);
+    return;
   }
+  const Compression compression = writer_.compression();
+  kept->sync();
+  kept.reset();
+  publish_path(rewritten, path, "results");
+  writer_ = LineWriter(path, compression);  // the old file is gone
 }
 
 void ResultFile::result(const Result& result) {

@@ -10,6 +10,7 @@
 
 #include "decode/engine.hpp"
 #include "decode/row_key.hpp"
+#include "storage/line_writer.hpp"
 
 namespace photon {
 
@@ -26,34 +27,14 @@ std::optional<EarlierResult> read_result_line(const std::string& line);
 // The key of an error's row.
 RowKey key_of(const RowError& error);
 
-// An output of JSON lines: one write() a line. `path` "-" is stdout.
-class LineWriter {
- public:
-  LineWriter() = default;
-  // Appends to `path`, which is made when missing. Errors: InputError when it cannot be opened, or another job writes
-  // to it.
-  explicit LineWriter(const std::filesystem::path& path);
-  ~LineWriter();
-  LineWriter(LineWriter&& other) noexcept;
-  LineWriter& operator=(LineWriter&& other) noexcept;
-
-  void write(std::string_view line);  // Errors: Error, e.g. when the disk is full
-  void sync();                        // what was written survives the machine
-  void truncate(std::int64_t bytes);
-  bool is_stdout() const { return path_ == "-"; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-  int file_ = -1;
-};
-
 class ResultFile : public ResultSink {
  public:
   // Reads what an earlier run of the job left in `path`: complete rows are remembered, a torn last line is dropped.
   // With retry_errors, error records are removed first. Errors: InputError when the file holds something that is no
-  // result.
-  ResultFile(const std::filesystem::path& path, bool retry_errors);
+  // result, or is not compressed as asked.
+  ResultFile(const std::filesystem::path& path, bool retry_errors)
+      : ResultFile(path, retry_errors, compression_of(path)) {}
+  ResultFile(const std::filesystem::path& path, bool retry_errors, Compression compression);
 
   // Whether the row of that key needs no work: the file has its result (or its error).
   bool has(const RowKey& key) const { return done_.contains(key); }
@@ -63,6 +44,7 @@ class ResultFile : public ResultSink {
   // Fault points before and after a row is written: "results.row", "results.done".
   void result(const Result& result) override;
   void error(const RowError& error) override;
+  void poll() { writer_.poll(); }  // call it now and then: flushes compressed rows in time
   void sync();
 
  private:

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
-#include <iostream>
+#include <istream>
+#include <memory>
 #include <numeric>
 #include <optional>
 
@@ -12,6 +12,7 @@
 #include "decode/row_fields.hpp"
 #include "kernels/linear.hpp"
 #include "model/compute.hpp"
+#include "storage/byte_stream.hpp"
 #include "storage/hdf5.hpp"
 #include "storage/publish.hpp"
 #include "support/error.hpp"
@@ -173,18 +174,10 @@ ScoreSummary score(OpenModel& model, const Context& ctx, const ScoreOptions& opt
                    const std::function<void()>& poll) {
   const auto start = std::chrono::steady_clock::now();
   if (options.mode == GenerationMode::recgen) require_recgen(model.config());
-  std::ifstream file;
-  if (options.input != "-") {
-    file.open(options.input, std::ios::binary);
-    if (!file || std::filesystem::is_directory(options.input)) {
-      throw InputError(fmt::format("cannot read {}", options.input.string()), "no such file, or no permission",
-                       "check --input");
-    }
-  }
-  std::istream& input = options.input == "-" ? std::cin : file;
+  const std::unique_ptr<std::istream> input = open_text(options.input);
   Unpublished results(options.output);
   Unpublished logits_path(options.logits);
-  LineWriter writer(results.temporary());
+  LineWriter writer(results.temporary(), compression_of(options.output));
   std::optional<Hdf5File> logits;
   if (logits_path.enabled()) {
     logits = Hdf5File::create(logits_path.temporary());
@@ -198,7 +191,7 @@ ScoreSummary score(OpenModel& model, const Context& ctx, const ScoreOptions& opt
   std::string text;
   while (true) {
     std::vector<ScoreRow> window;
-    while (window.size() < window_rows && std::getline(input, text)) {
+    while (window.size() < window_rows && std::getline(*input, text)) {
       ++line;
       if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
       ScoreRow row;
@@ -211,8 +204,6 @@ ScoreSummary score(OpenModel& model, const Context& ctx, const ScoreOptions& opt
       }
       window.push_back(std::move(row));
     }
-    if (input.bad())
-      throw Error("cannot read the rows", "the file system reports an error", "check the file and start again");
     if (window.empty()) break;
 
     std::vector<ScoreRow*> sorted;
@@ -235,6 +226,7 @@ ScoreSummary score(OpenModel& model, const Context& ctx, const ScoreOptions& opt
       summary.num_tokens += static_cast<std::int64_t>(row.logprobs.size());
     }
   }
+  writer.flush();
   if (logits) logits->close();
   logits_path.publish();
   results.publish();

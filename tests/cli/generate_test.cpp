@@ -94,7 +94,7 @@ TEST_F(UseModel, WrongUseIsRefused) {
     EXPECT_EQ(outcome.code, 2) << arguments << "\n" << outcome.err;
     EXPECT_NE(outcome.err.find(part), std::string::npos) << outcome.err;
   };
-  refused("generate --model model --prompts none.jsonl --output o", "cannot read the prompts none.jsonl");
+  refused("generate --model model --prompts none.jsonl --output o", "cannot read none.jsonl");
   refused("generate --model nothing --prompts prompts.jsonl --output o", "nothing");
   refused("generate --model model --prompts prompts.jsonl --output prompts.jsonl", "is no result of photon generate");
   refused(std::string(job) + "o --mode fast", "use hiergen or recgen");

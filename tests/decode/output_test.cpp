@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "storage/byte_stream.hpp"
 #include "storage/publish.hpp"
 #include "support/error.hpp"
 
@@ -91,6 +92,47 @@ TEST_F(ResultFileTest, ErrorsAreTriedAgainOnRequest) {
   file.result(result("2", "y"));
   EXPECT_EQ(content(), result_line(result("1", "x")) + "\n" + result_line(result("3", "z")) + "\n" +
                            result_line(result("2", "y")) + "\n");
+}
+
+TEST_F(ResultFileTest, CompressedResultsAreGoneOnWith) {
+  for (const std::string ending : {".gz", ".zst"}) {
+    path_ = folder_ / ("out.jsonl" + ending);
+    const Compression compression = compression_of(path_);
+    {
+      ResultFile file(path_, false);
+      file.result(result("1", "x"));
+      file.error({RowError::Kind::invalid, "2", 1, "why"});
+      file.sync();
+      file.result(result("3", "z"));
+    }
+    const std::string torn = compress(result_line(result("4", "w")) + "\n", compression);
+    write(content() + torn.substr(0, torn.size() / 2));
+    {
+      ResultFile file(path_, false);
+      EXPECT_EQ(file.num_resumed(), 3);
+      EXPECT_EQ(file.num_errors(), 1);
+    }
+    {
+      ResultFile file(path_, true);
+      EXPECT_EQ(file.num_resumed(), 2);
+      EXPECT_EQ(file.num_errors(), 0);
+      file.result(result("2", "y"));
+    }
+    const auto text = open_text(path_);
+    std::string lines;
+    for (std::string line; std::getline(*text, line);) lines += line + "\n";
+    EXPECT_EQ(lines, result_line(result("1", "x")) + "\n" + result_line(result("3", "z")) + "\n" +
+                         result_line(result("2", "y")) + "\n");
+    EXPECT_FALSE(std::filesystem::exists(path_.string() + ".tmp"));
+    // Compressed by somebody, without the last line's end.
+    write(compress(result_line(result("1", "x")), compression));
+    {
+      ResultFile file(path_, false);
+      EXPECT_EQ(file.num_resumed(), 1);
+      file.result(result("2", "y"));
+    }
+    EXPECT_EQ(ResultFile(path_, false).num_resumed(), 2);
+  }
 }
 
 TEST_F(ResultFileTest, RefusesAFileThatIsNotItsOwn) {

@@ -1,4 +1,4 @@
-#include "data/byte_stream.hpp"
+#include "storage/byte_stream.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -6,39 +6,51 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <streambuf>
 #include <string_view>
 #include <vector>
-
-#include "support/error.hpp"
 
 namespace photon {
 namespace {
 
 constexpr std::size_t block_bytes = 1 << 18;
+constexpr std::size_t magic_bytes = 4;
 
-InputError damaged(const std::filesystem::path& file, std::string_view why) {
-  return InputError(fmt::format("cannot decompress {}", file.string()), why,
-                    "fetch or compress the file again, or leave it out");
+template <class Kind = InputError>
+Kind damaged(const std::filesystem::path& file, std::string_view why) {
+  return Kind(fmt::format("cannot decompress {}", file.string()), why,
+              "fetch or compress the file again, or leave it out");
 }
 
-// The file on disk, a block at a time.
+int open_file(const std::filesystem::path& file) {
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) {
+    throw InputError(fmt::format("cannot read {}", file.string()), std::strerror(errno),
+                     "check the name and its permissions");
+  }
+  ::posix_fadvise(descriptor, 0, 0, POSIX_FADV_SEQUENTIAL);
+  return descriptor;
+}
+
+// The file on disk, a block at a time. Closes its descriptor unless that is stdin's.
 class DiskFile {
  public:
-  DiskFile(const std::filesystem::path& file, std::atomic<std::uint64_t>& progress)
-      : path_(file), progress_(progress), hash_(XXH3_createState(), XXH3_freeState), block_(block_bytes) {
-    descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor_ < 0) {
-      throw InputError(fmt::format("cannot read {}", file.string()), std::strerror(errno),
-                       "check the name and its permissions");
-    }
-    ::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_SEQUENTIAL);
+  DiskFile(int descriptor, const std::filesystem::path& name, std::atomic<std::uint64_t>& progress)
+      : path_(name),
+        progress_(progress),
+        hash_(XXH3_createState(), XXH3_freeState),
+        block_(block_bytes),
+        descriptor_(descriptor) {
     XXH3_64bits_reset(hash_.get());
   }
   DiskFile(const DiskFile&) = delete;
   DiskFile& operator=(const DiskFile&) = delete;
-  ~DiskFile() { ::close(descriptor_); }
+  ~DiskFile() {
+    if (descriptor_ != STDIN_FILENO) ::close(descriptor_);
+  }
 
   // What is read and not yet taken; reads on when that is nothing. Empty at the end of the file.
   std::string_view peek() {
@@ -51,13 +63,14 @@ class DiskFile {
   void take(std::size_t count) { begin_ += count; }
 
   const std::filesystem::path& path() const { return path_; }
+  std::uint64_t taken() const { return bytes_ - (end_ - begin_); }
   SourceDigest digest() const { return {path_, bytes_, XXH3_64bits_digest(hash_.get())}; }
 
  private:
-  // Fills the whole block unless the file ends, so that a magic number is never split.
+  // What is there; at the beginning at least so much that a magic number is never split, unless the file ends.
   std::size_t read_block() {
     std::size_t filled = 0;
-    while (filled < block_.size()) {
+    while (filled < (bytes_ == 0 ? magic_bytes : 1)) {
       const ssize_t got = ::read(descriptor_, block_.data() + filled, block_.size() - filled);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) {
@@ -77,7 +90,7 @@ class DiskFile {
   std::atomic<std::uint64_t>& progress_;
   std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash_;
   std::vector<char> block_;
-  int descriptor_ = -1;
+  int descriptor_;
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
   std::uint64_t bytes_ = 0;
@@ -86,17 +99,12 @@ class DiskFile {
 class PlainStream final : public ByteStream {
  public:
   explicit PlainStream(std::unique_ptr<DiskFile> disk) : disk_(std::move(disk)) {}
-  std::size_t read(std::span<char> out) override {
-    std::size_t filled = 0;
-    while (filled < out.size()) {
-      const std::string_view input = disk_->peek();
-      if (input.empty()) break;
-      const std::size_t count = input.copy(out.data() + filled, out.size() - filled);
-      disk_->take(count);
-      filled += count;
-    }
-    return filled;
+  std::size_t read_some(std::span<char> out) override {
+    const std::size_t count = disk_->peek().copy(out.data(), out.size());
+    disk_->take(count);
+    return count;
   }
+  std::uint64_t whole_bytes() const override { return disk_->taken(); }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -112,12 +120,12 @@ class GzipStream final : public ByteStream {
   GzipStream& operator=(const GzipStream&) = delete;
   ~GzipStream() override { inflateEnd(&z_); }
 
-  std::size_t read(std::span<char> out) override {
+  std::size_t read_some(std::span<char> out) override {
     std::size_t filled = 0;
-    while (filled < out.size() && !at_end_) {
+    while (filled == 0 && !out.empty() && !at_end_) {
       const std::string_view input = disk_->peek();
       if (input.empty()) {
-        if (in_member_) throw damaged(disk_->path(), "the gzip stream is cut short");
+        if (in_member_) throw damaged<CutShort>(disk_->path(), "the gzip stream is cut short");
         at_end_ = true;
         break;
       }
@@ -133,6 +141,7 @@ class GzipStream final : public ByteStream {
       filled += room - z_.avail_out;
       if (result == Z_STREAM_END) {
         in_member_ = false;
+        whole_ = disk_->taken();
         ++num_members_;
         inflateReset(&z_);
       } else if (result != Z_OK && result != Z_BUF_ERROR) {
@@ -141,6 +150,7 @@ class GzipStream final : public ByteStream {
     }
     return filled;
   }
+  std::uint64_t whole_bytes() const override { return whole_; }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -149,11 +159,13 @@ class GzipStream final : public ByteStream {
     std::size_t zeros = input.find_first_not_of('\0');
     if (zeros == 0) return false;
     disk_->take(zeros == std::string_view::npos ? input.size() : zeros);
+    whole_ = disk_->taken();
     return true;
   }
 
   std::unique_ptr<DiskFile> disk_;
   z_stream z_{};
+  std::uint64_t whole_ = 0;
   bool in_member_ = true;
   bool at_end_ = false;
   int num_members_ = 0;
@@ -166,9 +178,9 @@ class ZstdStream final : public ByteStream {
     ZSTD_DCtx_setParameter(z_.get(), ZSTD_d_windowLogMax, 31);  // zstd --ultra --long=31
   }
 
-  std::size_t read(std::span<char> out) override {
+  std::size_t read_some(std::span<char> out) override {
     ZSTD_outBuffer output{out.data(), out.size(), 0};
-    while (output.pos < output.size && !at_end_) {
+    while (output.pos == 0 && output.size > 0 && !at_end_) {
       const std::string_view bytes = disk_->peek();
       if (bytes.empty()) {
         // What the decoder still holds comes out with an empty input.
@@ -176,16 +188,18 @@ class ZstdStream final : public ByteStream {
         const std::size_t before = output.pos;
         if (in_frame_) check(ZSTD_decompressStream(z_.get(), &output, &none));
         if (output.pos > before) continue;
-        if (in_frame_) throw damaged(disk_->path(), "the zstd stream is cut short");
+        if (in_frame_) throw damaged<CutShort>(disk_->path(), "the zstd stream is cut short");
         at_end_ = true;
         break;
       }
       ZSTD_inBuffer input{bytes.data(), bytes.size(), 0};
       check(ZSTD_decompressStream(z_.get(), &output, &input));
       disk_->take(input.pos);
+      if (!in_frame_) whole_ = disk_->taken();
     }
     return output.pos;
   }
+  std::uint64_t whole_bytes() const override { return whole_; }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -196,20 +210,74 @@ class ZstdStream final : public ByteStream {
 
   std::unique_ptr<DiskFile> disk_;
   std::unique_ptr<ZSTD_DStream, std::size_t (*)(ZSTD_DStream*)> z_;
+  std::uint64_t whole_ = 0;
   bool in_frame_ = true;
   bool at_end_ = false;
 };
 
-}  // namespace
+// A stream's bytes behind the interface of the standard library. Owns the count of bytes that the stream reports to.
+class ByteBuffer final : public std::streambuf {
+ public:
+  explicit ByteBuffer(const std::filesystem::path& file)
+      : stream_(file == "-" ? ByteStream::open_stdin(progress_) : ByteStream::open(file, progress_)),
+        block_(block_bytes) {}
 
-std::unique_ptr<ByteStream> ByteStream::open(const std::filesystem::path& file, std::atomic<std::uint64_t>& progress) {
-  auto disk = std::make_unique<DiskFile>(file, progress);
+ protected:
+  int_type underflow() override {
+    const std::size_t count = stream_->read_some(block_);
+    setg(block_.data(), block_.data(), block_.data() + count);
+    return count == 0 ? traits_type::eof() : traits_type::to_int_type(block_[0]);
+  }
+
+ private:
+  std::atomic<std::uint64_t> progress_ = 0;
+  std::unique_ptr<ByteStream> stream_;
+  std::vector<char> block_;
+};
+
+class TextStream final : public std::istream {
+ public:
+  explicit TextStream(const std::filesystem::path& file) : std::istream(nullptr), buffer_(file) {
+    rdbuf(&buffer_);
+    exceptions(std::ios::badbit);  // hands on what the buffer throws
+  }
+
+ private:
+  ByteBuffer buffer_;
+};
+
+std::unique_ptr<ByteStream> make_stream(std::unique_ptr<DiskFile> disk) {
   const std::string_view start = disk->peek();
+  const std::filesystem::path extension = disk->path().extension();
   if (start.starts_with("\x1f\x8b\x08")) return std::make_unique<GzipStream>(std::move(disk));
   if (start.starts_with("\x28\xb5\x2f\xfd")) return std::make_unique<ZstdStream>(std::move(disk));
-  if (file.extension() == ".gz") throw damaged(file, "it is named .gz but is not gzip");
-  if (file.extension() == ".zst") throw damaged(file, "it is named .zst but is not zstd");
+  if (extension == ".gz") throw damaged(disk->path(), "it is named .gz but is not gzip");
+  if (extension == ".zst") throw damaged(disk->path(), "it is named .zst but is not zstd");
   return std::make_unique<PlainStream>(std::move(disk));
+}
+
+}  // namespace
+
+std::size_t ByteStream::read(std::span<char> out) {
+  std::size_t filled = 0;
+  while (filled < out.size()) {
+    const std::size_t count = read_some(out.subspan(filled));
+    if (count == 0) break;
+    filled += count;
+  }
+  return filled;
+}
+
+std::unique_ptr<ByteStream> ByteStream::open(const std::filesystem::path& file, std::atomic<std::uint64_t>& progress) {
+  return make_stream(std::make_unique<DiskFile>(open_file(file), file, progress));
+}
+
+std::unique_ptr<ByteStream> ByteStream::open_stdin(std::atomic<std::uint64_t>& progress) {
+  return make_stream(std::make_unique<DiskFile>(STDIN_FILENO, "stdin", progress));
+}
+
+std::unique_ptr<std::istream> open_text(const std::filesystem::path& file) {
+  return std::make_unique<TextStream>(file);
 }
 
 }  // namespace photon
