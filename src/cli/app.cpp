@@ -49,6 +49,8 @@ constexpr std::array commands{
             "photon eval --model runs/first --data data/val.h5", add_eval},
     Command{"Using a model", "score", "give the likelihood of continuations",
             "photon score --model runs/first --input rows.jsonl --output scores.jsonl", add_score},
+    Command{"Using a model", "drift", "tell whether RecGen can be trusted, by distance from the prompt",
+            "photon drift --model runs/first --data data/val.h5 --plot drift.svg", add_drift},
     Command{"Weights and checkpoints", "inspect", "describe a model, checkpoint or run", "photon inspect runs/first",
             add_inspect},
     Command{"Weights and checkpoints", "verify", "check that a checkpoint is whole", "photon verify runs/first",

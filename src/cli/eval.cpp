@@ -10,7 +10,6 @@
 #include "cli/one_process.hpp"
 #include "cli/place_options.hpp"
 #include "decode/open_model.hpp"
-#include "support/error.hpp"
 #include "train/stop_signal.hpp"
 
 namespace photon::cli {
@@ -46,11 +45,7 @@ void evaluate(Options options) {
   options.eval.mode = generation_mode(options.mode);
   const TokenFile file = TokenFile::open(options.data);
   const OpenModel model = open_model(options.model, place.space(), place.dtype());
-  if (model.tokenizer && model.tokenizer->hash() != file.tokenizer_hash()) {
-    throw InputError(fmt::format("{} was made with another tokenizer than {}", options.data, options.model),
-                     fmt::format("{} and {}", file.tokenizer(), model.tokenizer->name()),
-                     "prepare the text with the model's tokenizer");
-  }
+  check_tokenizer(file, options.data, model, options.model);
   options.eval.sequence_length = options.sequence_length > 0
                                      ? options.sequence_length
                                      : default_sequence_length(options.model, model.config().max_length);

@@ -117,6 +117,14 @@ std::string to_json(const EvalResult& result, const EvalOptions& options) {
   return json.dump();
 }
 
+void check_tokenizer(const TokenFile& file, const std::string& file_name, const OpenModel& model,
+                     const std::string& model_name) {
+  if (!model.tokenizer || model.tokenizer->hash() == file.tokenizer_hash()) return;
+  throw InputError(fmt::format("{} was made with another tokenizer than {}", file_name, model_name),
+                   fmt::format("{} and {}", file.tokenizer(), model.tokenizer->name()),
+                   "prepare the text with the model's tokenizer");
+}
+
 std::int64_t default_sequence_length(const std::filesystem::path& model, std::int64_t max_length) {
   constexpr std::int64_t fallback = 2048;
   std::int64_t length = fallback;

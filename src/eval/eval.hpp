@@ -9,6 +9,7 @@
 
 #include "data/dataset.hpp"
 #include "decode/engine.hpp"
+#include "decode/open_model.hpp"
 #include "model/model.hpp"
 
 namespace photon {
@@ -41,6 +42,10 @@ EvalResult evaluate_dataset(Model& model, const Context& ctx, const TokenFile& f
 
 // {"loss", "perplexity", "bits_per_byte", "ce", "rec", "num_tokens", ...}: one line of JSON.
 std::string to_json(const EvalResult& result, const EvalOptions& options);
+
+// InputError when the file was made with another tokenizer than the model's; the names are for the message.
+void check_tokenizer(const TokenFile& file, const std::string& file_name, const OpenModel& model,
+                     const std::string& model_name);
 
 // The sequence length that the run around `model` (a run folder, its model/ or one of its checkpoints) was trained
 // with, else 2048; never more than max_length (0 = no limit).

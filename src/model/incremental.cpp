@@ -71,8 +71,8 @@ void require_recgen(const ModelConfig& config) {
   }
 }
 
-Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch,
-                     std::span<const std::int64_t> prompt_tokens) {
+Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch, std::span<const std::int64_t> prompt_tokens,
+                     std::span<const TensorView> conditioning) {
   require_recgen(model.config());
   auto& photon = dynamic_cast<PhotonModel&>(model);
   const ModelConfig& config = model.config();
@@ -105,6 +105,17 @@ Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch,
   PhotonDecoder decoder(photon, ctx, num_rows, longest + num_groups * group);
   decoder.prefill(slots, prompts);
   const ConstTensorView latents = decoder.roll_out(slots, num_groups);  // c(1) [rows, chunks, D_1]
+
+  for (std::size_t i = 0; i < conditioning.size(); ++i) {
+    const auto l = static_cast<std::int64_t>(i) + 1;
+    const std::int64_t span = config.cumulative_chunk(l);
+    const ConstTensorView rolled = decoder.rolled(l, static_cast<std::int64_t>(slots.size()), num_groups);
+    for (std::size_t row = 0; row < slots.size(); ++row) {
+      const std::int64_t units = (length - starts[row]) / span;
+      copy_elements(ctx, rolled.slice(0, static_cast<std::int64_t>(row), 1).merge(0).slice(0, 0, units),
+                    conditioning[i].slice(0, slots[row], 1).merge(0).slice(0, starts[row] / span, units));
+    }
+  }
 
   const std::int64_t chunk = config.levels[0].chunk;
   const std::int64_t max_chunks = length / chunk;

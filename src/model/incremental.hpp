@@ -113,7 +113,10 @@ std::int64_t step_row_bytes(const ModelConfig& config, DType dtype);
 // Y(0) [B, T, D_0] in the model's dtype under RecGen's likelihood (docs/model.md): row b's first prompt_tokens[b]
 // tokens are the prompt; tokens before it, rounded up to whole groups, follow HierGen's rule, later ones the latents
 // rolled out from there, teacher-forced inside their own chunk only. Errors: InputError unless L >= 2 and lookback = 0.
-Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch, std::span<const std::int64_t> prompt_tokens);
+// `conditioning`, unless empty, takes those latents: c(l) [B, M_l, D_l] in the model's memory and dtype, l = 1 .. L-1
+// (padded length), of which row b's units from its rounded prompt on are written and the others left.
+Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch, std::span<const std::int64_t> prompt_tokens,
+                     std::span<const TensorView> conditioning = {});
 
 // InputError naming what this model lacks for RecGen; returns when it can.
 void require_recgen(const ModelConfig& config);

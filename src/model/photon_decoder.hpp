@@ -31,6 +31,9 @@ class PhotonDecoder : public IncrementalDecoder {
   StepResult take_step() override { return steps_.take(); }
   ConstTensorView roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override;
   StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+  // c(l) of the last roll-out, of `rows` rows by `num_groups` groups: [rows, num_groups * C_<=L / C_<=l, D_l], l = 1 ..
+  // L-1. Stays until the next one.
+  ConstTensorView rolled(std::int64_t l, std::int64_t rows, std::int64_t num_groups) const;
 
  private:
   struct Slot {

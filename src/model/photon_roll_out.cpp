@@ -115,6 +115,16 @@ ConstTensorView PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std
   return current.reshape({n, current.size(0) / n, config_.width(1)});
 }
 
+ConstTensorView PhotonDecoder::rolled(std::int64_t l, std::int64_t rows, std::int64_t num_groups) const {
+  PHOTON_EXPECT(l >= 1 && l < config_.num_levels(), "rolled-out latents of level {}", l);
+  const Tensor& all = l == config_.num_levels() - 1 ? rolled_ : middle_[static_cast<std::size_t>(l + 1)];
+  const std::int64_t units = num_groups * (group_tokens() / config_.cumulative_chunk(l));
+  return all.view()
+      .reshape({all.numel() / config_.width(l), config_.width(l)})
+      .slice(0, 0, rows * units)
+      .split(0, rows);
+}
+
 StepResult PhotonDecoder::decode_chunks(const ConstTensorView& latents, const ChunkStep& step) {
   require_recgen(config_);
   const auto n = static_cast<std::int64_t>(step.slots.size());
