@@ -17,7 +17,8 @@ std::unique_ptr<IncrementalDecoder> make_incremental_decoder(Model& model, const
   }
   auto* const photon = dynamic_cast<PhotonModel*>(&model);
   PHOTON_EXPECT(photon != nullptr, "a model that is neither photon nor vanilla");
-  return std::make_unique<PhotonDecoder>(*photon, ctx, num_slots, max_tokens, options);
+  return std::make_unique<PhotonDecoder>(photon->config(), photon->tensors(), photon->dtype(), ctx, num_slots,
+                                         max_tokens, options);
 }
 
 std::int64_t slot_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, DType dtype) {
@@ -102,7 +103,7 @@ Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch, std::
   }
   if (slots.empty()) return hidden;
   const std::int64_t longest = *std::max_element(starts.begin(), starts.end());
-  PhotonDecoder decoder(photon, ctx, num_rows, longest + num_groups * group);
+  PhotonDecoder decoder(config, photon.tensors(), photon.dtype(), ctx, num_rows, longest + num_groups * group);
   decoder.prefill(slots, prompts);
   const ConstTensorView latents = decoder.roll_out(slots, num_groups);  // c(1) [rows, chunks, D_1]
 

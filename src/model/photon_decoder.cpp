@@ -1,9 +1,7 @@
 #include "model/photon_decoder.hpp"
 
 #include <algorithm>
-#include <numeric>
 
-#include "kernels/attention_step.hpp"
 #include "kernels/embedding.hpp"
 #include "kernels/linear.hpp"
 #include "kernels/slot_rows.hpp"
@@ -16,9 +14,6 @@ constexpr std::size_t slot_index = 0;
 constexpr std::size_t position_index = 1;
 constexpr std::size_t latent_index = 2;
 constexpr std::size_t first_unit_index = 3;
-
-// Logits exist for so many rows at a time on a device: they then stay in its cache until they have been drawn from.
-constexpr std::int64_t device_logits_rows = 2048;
 
 std::int64_t num_step_indices(const ModelConfig& config) {
   std::int64_t count = first_unit_index;
@@ -33,12 +28,12 @@ TensorView unit_rows(const TensorView& units, std::int64_t j) {
 
 }  // namespace
 
-PhotonDecoder::PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens,
-                             const DecoderOptions& options)
-    : model_(model),
-      config_(model.config()),
+PhotonDecoder::PhotonDecoder(const ModelConfig& config, const PhotonTensors& weights, DType dtype, const Context& ctx,
+                             std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options)
+    : config_(config),
+      weights_(weights),
       ctx_(ctx),
-      dtype_(model.dtype()),
+      dtype_(dtype),
       num_slots_(num_slots),
       total_slots_(num_slots + (ctx.space == Space::device ? 1 : 0)),
       max_tokens_(padded_length(config_, std::max<std::int64_t>(max_tokens, 1))),
@@ -51,16 +46,16 @@ PhotonDecoder::PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_
     const LevelConfig& c = level_config(l);
     const std::int64_t units = max_tokens_ / config_.cumulative_chunk(l);
     encoders_.emplace_back(c.encoder, c.dim, config_.norm_eps, AttentionKind::stream);
-    decoders_.emplace_back(c.decoder, config_.width(l - 1), config_.norm_eps, AttentionKind::group);
     encoder(l).reserve(ctx.space, units);
-    decoder(l).reserve(ctx.space, config_.decoder_positions(l));
+    if (l > 1) locals_.emplace_back(config_, l, level_tensors(l), ctx, dtype_);
     const std::int64_t window = c.encoder.window;
     encoder_caches_.push_back(
         encoder(l).make_cache(ctx.space, dtype_, total_slots_, window > 0 ? std::min(window, units) : units));
   }
-  local_caches_.resize(static_cast<std::size_t>(num_levels));
   latents_ = Tensor(ctx.space, dtype_, {total_slots_ + 1, config_.width(num_levels)}, "top-level latents");
-  copy(ctx_.stream, model.tensors().start_latent, latents_.view().slice(0, total_slots_, 1).merge(0));
+  copy(ctx_.stream, weights_.start_latent, latents_.view().slice(0, total_slots_, 1).merge(0));
+  if (!weights_.head) return;
+  chunk_.emplace(config_, weights_, ctx, dtype_);
   history_ = Tensor(ctx.space, DType::i32, {total_slots_, max_tokens_}, "tokens of the slots");
 }
 
@@ -84,62 +79,40 @@ std::size_t PhotonDecoder::unit_index(std::int64_t l, std::int64_t unit) const {
   return index;
 }
 
-std::int64_t PhotonDecoder::logits_rows(std::int64_t rows) const {
-  return ctx_.space == Space::device ? std::min(rows, device_logits_rows) : rows;
-}
-
-std::int64_t PhotonDecoder::step_bytes(std::int64_t rows, bool level_1_only) const {
+std::int64_t PhotonDecoder::step_bytes(std::int64_t rows) const {
   const std::int64_t element = element_bytes(dtype_);
-  std::int64_t bytes = arena_bytes(logits_rows(rows) * config_.vocab_size, 4) + 4 * arena_bytes(rows, 4) +
-                       2 * arena_bytes(rows * config_.width(config_.num_levels()), element);
-  std::int64_t stack = 0;
-  for (std::int64_t l = 1; l <= (level_1_only ? 1 : config_.num_levels()); ++l) {
+  std::int64_t bytes = 2 * arena_bytes(rows * config_.width(config_.num_levels()), element);
+  std::int64_t call = chunk_ ? chunk_->call_bytes(rows) : 0;
+  for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
     const LevelConfig& c = level_config(l);
     const std::int64_t below = config_.width(l - 1);
-    const std::int64_t start = c.prefix + config_.level_lookback(l);
-    // The decoder's first rows, lookback tokens, a reconstruction, all units, the chunk.
-    bytes += arena_bytes(rows * start * below, element) + arena_bytes(rows * config_.level_lookback(l), 4) +
-             arena_bytes(rows * below, element) + arena_bytes(rows * c.chunk * below, element) +
-             arena_bytes(rows * c.dim, element);
     const auto at = static_cast<std::size_t>(l - 1);
-    stack = std::max({stack, decoders_[at].step_bytes(rows, start, element), decoders_[at].step_bytes(rows, 1, element),
-                      encoders_[at].step_bytes(rows, 1, element)});
+    // A reconstruction, all units, the chunk.
+    bytes += arena_bytes(rows * below, element) + arena_bytes(rows * c.chunk * below, element) +
+             arena_bytes(rows * c.dim, element);
+    call = std::max(call, encoders_[at].step_bytes(rows, 1, element));
+    if (l > 1) call = std::max(call, locals_[at - 1].call_bytes(rows));
   }
-  return bytes + stack;
+  return bytes + call;
 }
 
 void PhotonDecoder::reserve(std::int64_t rows, bool level_1_only) {
   std::int64_t& reserved = level_1_only ? level_1_rows_ : rows_;
   if (rows <= reserved) return;
-  if (ctx_.space == Space::device) device::synchronize(ctx_.stream);
+  if (on_device()) device::synchronize(ctx_.stream);
   steps_.forget_graphs();
   chunks_.forget_graphs();
   recorded_rolls_.clear();
   reserved = rows;
-  const std::int64_t most = std::max(rows_, level_1_rows_);
-  ensure_arena(arena_, ctx_.space, std::max(step_bytes(rows_, false), step_bytes(level_1_rows_, true)), "decoding");
-  std::int64_t positions = 0;
-  for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
-    positions = std::max(positions, config_.decoder_positions(l));
-    KvCache& cache = local_caches_[static_cast<std::size_t>(l - 1)];
-    const std::int64_t wanted = l == 1 ? most : rows_;
-    if (wanted == 0 || (!cache.k.empty() && cache.k[0].shape()[0] >= wanted)) continue;
-    cache = KvCache();
-    cache = decoder(l).make_cache(ctx_.space, dtype_, wanted, config_.decoder_positions(l));
+  std::int64_t bytes = step_bytes(rows_);
+  if (chunk_) {
+    const std::int64_t chunk_bytes =
+        arena_bytes(level_1_rows_ * config_.width(1), element_bytes(dtype_)) + chunk_->call_bytes(level_1_rows_);
+    bytes = std::max(bytes, chunk_bytes);
+    chunk_->reserve(std::max(rows_, level_1_rows_));
   }
-  std::vector<std::int32_t> values(static_cast<std::size_t>(most));
-  std::iota(values.begin(), values.end(), 0);
-  iota_ = Tensor(ctx_.space, DType::i32, {most}, "row numbers");
-  copy(ctx_.stream, host_view(values.data(), {most}), iota_);
-  constants_ = Tensor(ctx_.space, DType::i32, {positions, most}, "positions of the local decoders");
-  for (std::int64_t p = 0; p < positions; ++p) {
-    std::fill(values.begin(), values.end(), static_cast<std::int32_t>(p));
-    copy(ctx_.stream, host_view(values.data(), {most}), constants_.view().slice(0, p, 1).merge(0));
-  }
-}
-
-ConstTensorView PhotonDecoder::constant(std::int64_t value, std::int64_t rows) const {
-  return constants_.view().slice(0, value, 1).merge(0).slice(0, 0, rows);
+  ensure_arena(arena_, ctx_.space, bytes, "decoding");
+  for (LocalDecoder& decoder : locals_) decoder.reserve(rows_);
 }
 
 void PhotonDecoder::clear(std::int64_t slot) {
@@ -157,7 +130,7 @@ void PhotonDecoder::copy_slot(std::int64_t from, std::int64_t to) {
     std::for_each(cache.v.begin(), cache.v.end(), copy_row);
   }
   copy_row(latents_);
-  copy_row(history_);
+  if (chunk_) copy_row(history_);
 }
 
 void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
@@ -209,9 +182,9 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
     };
     const TensorView slot = upload(ids);
     const TensorView tokens = upload(padded);
-    scatter_rows(ctx_, tokens.reshape({n, longest}), slot, history_.view().slice(1, 0, longest));
+    if (chunk_) scatter_rows(ctx_, tokens.reshape({n, longest}), slot, history_.view().slice(1, 0, longest));
     TensorView below = arena.allocate(dtype_, {n * longest, config_.dim});
-    embedding_forward(ctx_, model_.tensors().embed, tokens, below);
+    embedding_forward(ctx_, weights_.embed, tokens, below);
     for (std::int64_t l = 1; l <= num_levels; ++l) {
       const LevelTensors& w = level_tensors(l);
       const std::int64_t units = longest / config_.cumulative_chunk(l);
@@ -232,58 +205,18 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
   });
 }
 
-void PhotonDecoder::local_start(std::int64_t l, const StepBlock* block, const ConstTensorView& c, std::int64_t offset,
-                                const TensorView& y) {
-  const ArenaScope scope(arena_);
-  const std::int64_t n = c.size(0);
-  const std::int64_t prefix = level_config(l).prefix;
-  const std::int64_t lookback = config_.level_lookback(l);
-  const std::int64_t start = prefix + lookback;
-  const TensorView in = arena_.allocate(dtype_, {n, start, config_.width(l - 1)});
-  step_linear(ctx_, c, level_tensors(l).converter, in.slice(1, 0, prefix).merge(1));
-  if (lookback > 0) {
-    const TensorView tokens = arena_.allocate(DType::i32, {n, lookback});
-    recent_tokens(ctx_, history_, block->indices[slot_index], block->indices[position_index], offset, -1, tokens);
-    embed_or_zero(ctx_, model_.tensors().embed, tokens, in.slice(1, prefix, lookback));
+ChunkCall PhotonDecoder::chunk_call(const StepBlock& block, std::int64_t offset) const {
+  ChunkCall call;
+  call.history = history_;
+  call.slot = block.indices[slot_index];
+  call.position = block.indices[position_index];
+  call.offset = offset;
+  if (watched_) {
+    call.watch = [this](const ConstTensorView& logits, std::int64_t begin, std::int64_t at) {
+      show_logits(ctx_, logits, begin, at);
+    };
   }
-  decoder(l).step(ctx_, arena_, level_tensors(l).decoder, in.merge(0), local_caches_[static_cast<std::size_t>(l - 1)],
-                  iota(n), constant(0, n), y);
-}
-
-void PhotonDecoder::local_next(std::int64_t l, std::int64_t j, const ConstTensorView& content, const TensorView& y) {
-  const std::int64_t n = content.size(0);
-  const std::int64_t position = level_config(l).prefix + config_.level_lookback(l) + j;
-  decoder(l).step(ctx_, arena_, level_tensors(l).decoder, content, local_caches_[static_cast<std::size_t>(l - 1)],
-                  iota(n), constant(position, n), y);
-}
-
-void PhotonDecoder::draw(const StepBlock& block, const ConstTensorView& y, std::int64_t offset, const TensorView& x) {
-  const ArenaScope scope(arena_);
-  const auto at = static_cast<std::size_t>(offset);
-  const std::int64_t n = y.size(0);
-  const TensorView tokens = arena_.allocate(DType::i32, {n});
-  const bool with_logits = block.needs_logits[at] || watched_;
-  const std::int64_t part = logits_rows(n);
-  const TensorView logits = with_logits ? arena_.allocate(DType::f32, {part, config_.vocab_size}) : TensorView();
-  for (std::int64_t begin = 0; begin < n; begin += part) {
-    const std::int64_t count = std::min(part, n - begin);
-    DrawCall call;
-    if (with_logits) {
-      call.logits = logits.slice(0, 0, count);
-      step_linear(ctx_, y.slice(0, begin, count), model_.tensors().head, call.logits);
-      if (watched_) show_logits(ctx_, call.logits, begin, offset);
-    }
-    call.rows = block.draws.slice(0, begin * static_cast<std::int64_t>(sizeof(DrawRow)),
-                                  count * static_cast<std::int64_t>(sizeof(DrawRow)));
-    call.forced = block.forced[at].slice(0, begin, count);
-    call.history = history_;
-    call.offset = offset;
-    call.tokens = tokens.slice(0, begin, count);
-    call.chosen = block.chosen[at].slice(0, begin, count);
-    if (block.logprobs[at]) call.logprobs = block.logprobs[at].slice(0, begin, count);
-    draw_tokens(ctx_, call);
-  }
-  if (x) embedding_forward(ctx_, model_.tensors().embed, tokens, x);
+  return call;
 }
 
 void PhotonDecoder::advance_encoder(std::int64_t l, const ConstTensorView& units, const ConstTensorView& slot,
@@ -301,17 +234,17 @@ void PhotonDecoder::decode_group(std::int64_t l, const StepBlock& block, const C
   const std::int64_t n = c.size(0);
   const std::int64_t chunk = level_config(l).chunk;
   const std::int64_t below = config_.width(l - 1);
-  const TensorView y = arena_.allocate(dtype_, {n, below});
   const TensorView units = arena_.allocate(dtype_, {n, chunk, below});
-  local_start(l, &block, c, offset, y);
-  for (std::int64_t j = 0; j < chunk; ++j) {
-    const TensorView unit = unit_rows(units, j);
-    if (l == 1) {
-      draw(block, y, offset + j, unit);
-    } else {
+  if (l == 1) {
+    chunk_->decode(arena_, block, c, chunk_call(block, offset), units);
+  } else {
+    const TensorView y = arena_.allocate(dtype_, {n, below});
+    local(l).start(arena_, c, {}, {}, y);
+    for (std::int64_t j = 0; j < chunk; ++j) {
+      const TensorView unit = unit_rows(units, j);
       decode_group(l - 1, block, y, offset + j * config_.cumulative_chunk(l - 1), unit);
+      if (j + 1 < chunk) local(l).next(arena_, j, unit, y);
     }
-    if (j + 1 < chunk) local_next(l, j, unit, y);
   }
   advance_encoder(l, units, block.indices[slot_index],
                   block.indices[unit_index(l, offset / config_.cumulative_chunk(l))], x);
@@ -352,7 +285,7 @@ void PhotonDecoder::step_group(const GroupStep& step) {
     input.draws.push_back(draw);
     s.length += group_tokens();
   }
-  reserve(steps_.padded(ctx_.space == Space::device ? std::max(n, num_slots_) : n), false);
+  reserve(steps_.padded(on_device() ? std::max(n, num_slots_) : n), false);
   steps_.run(input, !watched_, [&](const StepBlock& block) {
     const ArenaScope scope(arena_);
     const TensorView c = arena_.allocate(dtype_, {block.rows, config_.width(num_levels)});

@@ -1,7 +1,9 @@
 // Incremental decoding of PHOTON: HierGen by recursion over the levels, RecGen by a coarse roll-out (docs/decoding.md).
 #pragma once
 
-#include "model/cached_stack.hpp"
+#include <optional>
+
+#include "model/chunk_decoder.hpp"
 #include "model/incremental.hpp"
 #include "model/photon_model.hpp"
 #include "model/prefill_clock.hpp"
@@ -11,15 +13,16 @@ namespace photon {
 
 class PhotonDecoder : public IncrementalDecoder {
  public:
-  PhotonDecoder(PhotonModel& model, const Context& ctx, std::int64_t num_slots, std::int64_t max_tokens,
-                const DecoderOptions& options = {});
+  // `config` and `weights` outlive it. Without a head among the weights it has no level 1: CoarseDecoder.
+  PhotonDecoder(const ModelConfig& config, const PhotonTensors& weights, DType dtype, const Context& ctx,
+                std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options = {});
 
   std::int64_t group_tokens() const override { return config_.group_tokens(); }
   std::int64_t num_slots() const override { return num_slots_; }
   std::int64_t max_tokens() const override { return max_tokens_; }
   std::int64_t cache_bytes() const override;
   std::int64_t length(std::int64_t slot) const override { return slots_.at(static_cast<std::size_t>(slot)).length; }
-  bool asynchronous() const override { return ctx_.space == Space::device; }
+  bool asynchronous() const override { return on_device(); }
   void clear(std::int64_t slot) override;
   void copy_slot(std::int64_t from, std::int64_t to) override;
   void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) override;
@@ -35,7 +38,7 @@ class PhotonDecoder : public IncrementalDecoder {
   // L-1. Stays until the next one.
   ConstTensorView rolled(std::int64_t l, std::int64_t rows, std::int64_t num_groups) const;
 
- private:
+ protected:
   struct Slot {
     std::int64_t length = 0;   // tokens
     bool coarse_only = false;  // rolled out: the encoders below the top have stopped
@@ -47,11 +50,10 @@ class PhotonDecoder : public IncrementalDecoder {
   };
 
   const LevelConfig& level_config(std::int64_t l) const { return config_.levels[static_cast<std::size_t>(l - 1)]; }
-  const LevelTensors& level_tensors(std::int64_t l) const {
-    return model_.tensors().levels[static_cast<std::size_t>(l - 1)];
-  }
+  const LevelTensors& level_tensors(std::int64_t l) const { return weights_.levels[static_cast<std::size_t>(l - 1)]; }
   CachedStack& encoder(std::int64_t l) { return encoders_[static_cast<std::size_t>(l - 1)]; }
-  CachedStack& decoder(std::int64_t l) { return decoders_[static_cast<std::size_t>(l - 1)]; }
+  LocalDecoder& local(std::int64_t l) { return locals_[static_cast<std::size_t>(l - 2)]; }
+  bool on_device() const { return ctx_.space == Space::device; }
   std::int64_t checked(std::int64_t slot) const;
   // Which row of latents_ is c(L) of a slot's next group.
   std::int32_t latent_row(std::int64_t slot) const;
@@ -60,32 +62,23 @@ class PhotonDecoder : public IncrementalDecoder {
 
   // Room for calls of `rows` rows: of the level-1 decoder alone, or of every level.
   void reserve(std::int64_t rows, bool level_1_only);
-  std::int64_t step_bytes(std::int64_t rows, bool level_1_only) const;
-  std::int64_t logits_rows(std::int64_t rows) const;
-  ConstTensorView constant(std::int64_t value, std::int64_t rows) const;
-  ConstTensorView iota(std::int64_t rows) const { return iota_.view().slice(0, 0, rows); }
+  std::int64_t step_bytes(std::int64_t rows) const;  // of every level
 
-  // c [n, D_l] -> y [n, D_{l-1}]: the first reconstruction of a level-l group that begins `offset` tokens into the
-  // step's group. `block` may be null where there is no lookback.
-  void local_start(std::int64_t l, const StepBlock* block, const ConstTensorView& c, std::int64_t offset,
-                   const TensorView& y);
-  // content [n, D_{l-1}] (unit j of the group) -> y: reconstruction j + 1.
-  void local_next(std::int64_t l, std::int64_t j, const ConstTensorView& content, const TensorView& y);
   // Decodes one level-l group of every row and advances encoder l: x [n, D_l] = X(l) of that group.
   void decode_group(std::int64_t l, const StepBlock& block, const ConstTensorView& c, std::int64_t offset,
                     const TensorView& x);
   // Units [n, C_l, D_{l-1}] -> chunker, encoder l, one step: x [n, D_l].
   void advance_encoder(std::int64_t l, const ConstTensorView& units, const ConstTensorView& slot,
                        const ConstTensorView& first, const TensorView& x);
-  // y [n, D_0] -> head -> tokens at `offset`; embedded into x [n, D_0].
-  void draw(const StepBlock& block, const ConstTensorView& y, std::int64_t offset, const TensorView& x);
+  // Level 1's part of a step: its chunk at `offset`.
+  ChunkCall chunk_call(const StepBlock& block, std::int64_t offset) const;
   // Level-l groups whose content is their own reconstruction: c [n, D_l] -> y [n, C_l, D_{l-1}].
   void render_own(std::int64_t l, const ConstTensorView& c, const TensorView& y);
   // One group of a roll-out.
   void roll_group(std::int64_t rows);
 
-  PhotonModel& model_;
   const ModelConfig& config_;
+  const PhotonTensors& weights_;
   Context ctx_;
   DType dtype_;
   std::int64_t num_slots_;
@@ -93,18 +86,16 @@ class PhotonDecoder : public IncrementalDecoder {
   std::int64_t max_tokens_;
   std::vector<Slot> slots_;
   std::vector<CachedStack> encoders_;  // [l - 1]
-  std::vector<CachedStack> decoders_;
   std::vector<KvCache> encoder_caches_;
-  std::vector<KvCache> local_caches_;
-  Tensor latents_;  // [total slots + 1, D_L] X(L) of the last group; the last row is start_latent
-  Tensor history_;  // [total slots, max_tokens] i32
+  std::vector<LocalDecoder> locals_;   // [l - 2], of the levels above 1
+  std::optional<ChunkDecoder> chunk_;  // of level 1, where that is decoded here
+  Tensor latents_;                     // [total slots + 1, D_L] X(L) of the last group; the last row is start_latent
+  Tensor history_;                     // [total slots, max_tokens] i32, where level 1 is decoded here
   // What calls share. Steps are recorded with these addresses: whatever replaces one of them forgets the graphs.
   std::int64_t rows_ = 0;          // of calls that use every level
   std::int64_t level_1_rows_ = 0;  // of calls that use level 1 alone
   Arena arena_;
   Arena prefill_arena_;
-  Tensor iota_;
-  Tensor constants_;  // [positions, rows] i32
   StepQueue steps_;
   StepQueue chunks_;
   PrefillClock clock_;

@@ -16,8 +16,8 @@ constexpr std::int64_t most_middle_rows = 1024;
 
 void PhotonDecoder::render_own(std::int64_t l, const ConstTensorView& c, const TensorView& y) {
   const auto unit = [&](std::int64_t j) { return y.slice(1, j, 1).merge(1); };
-  local_start(l, nullptr, c, 0, unit(0));
-  for (std::int64_t j = 0; j + 1 < level_config(l).chunk; ++j) local_next(l, j, unit(j), unit(j + 1));
+  local(l).start(arena_, c, {}, {}, unit(0));
+  for (std::int64_t j = 0; j + 1 < level_config(l).chunk; ++j) local(l).next(arena_, j, unit(j), unit(j + 1));
 }
 
 void PhotonDecoder::roll_group(std::int64_t rows) {
@@ -148,15 +148,15 @@ StepResult PhotonDecoder::decode_chunks(const ConstTensorView& latents, const Ch
     const ArenaScope scope(arena_);
     const std::int64_t rows = block.rows;
     const TensorView c = arena_.allocate(dtype_, {rows, config_.width(1)});
-    const TensorView y = arena_.allocate(dtype_, {rows, config_.dim});
-    const TensorView unit = arena_.allocate(dtype_, {rows, config_.dim});
     embedding_forward(ctx_, latents, block.indices[0], c);
-    local_start(1, &block, c, 0, y);
-    for (std::int64_t j = 0; j < chunk; ++j) {
-      const bool last = j + 1 == chunk;
-      draw(block, y, j, last ? TensorView() : unit);
-      if (!last) local_next(1, j, unit, y);
+    ChunkCall call;
+    call.history = history_;
+    if (watched_) {
+      call.watch = [this](const ConstTensorView& logits, std::int64_t begin, std::int64_t at) {
+        show_logits(ctx_, logits, begin, at);
+      };
     }
+    chunk_->decode(arena_, block, c, call, {});
   });
   watched_ = TensorView();
   return chunks_.take();
