@@ -291,20 +291,30 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
   return meter.peak();
 }
 
-std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element) {
-  const auto kv = [element](const StackConfig& stack, std::int64_t width, std::int64_t units) {
-    const std::int64_t kept = stack.window > 0 ? std::min(stack.window, units) : units;
-    return element * 2 * stack.layers * stack.kv_heads * (width / stack.heads) * kept;
-  };
-  if (config.type == ModelType::vanilla) return kv(config.stack, config.dim, max_tokens);
-  std::int64_t bytes = element * (config.width(config.num_levels()) + config.lookback * config.dim);
+namespace {
+
+std::int64_t kv_cache_bytes(const StackConfig& stack, std::int64_t width, std::int64_t units, std::int64_t element) {
+  const std::int64_t kept = stack.window > 0 ? std::min(stack.window, units) : units;
+  return element * 2 * stack.layers * stack.kv_heads * (width / stack.heads) * kept;
+}
+
+}  // namespace
+
+std::int64_t coarse_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element) {
+  std::int64_t bytes = element * config.width(config.num_levels());
   for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
     const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
     const std::int64_t span = config.cumulative_chunk(l);
-    bytes += kv(level.encoder, level.dim, (max_tokens + span - 1) / span);
-    bytes += kv(level.decoder, config.width(l - 1), config.decoder_positions(l));
+    bytes += kv_cache_bytes(level.encoder, level.dim, (max_tokens + span - 1) / span, element);
+    if (l > 1) bytes += kv_cache_bytes(level.decoder, config.width(l - 1), config.decoder_positions(l), element);
   }
   return bytes;
+}
+
+std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element) {
+  if (config.type == ModelType::vanilla) return kv_cache_bytes(config.stack, config.dim, max_tokens, element);
+  return coarse_cache_bytes(config, max_tokens, element) + element * config.lookback * config.dim +
+         kv_cache_bytes(config.levels[0].decoder, config.dim, config.decoder_positions(1), element);
 }
 
 }  // namespace photon

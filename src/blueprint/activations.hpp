@@ -58,5 +58,7 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
 // Caches of one slot of `max_tokens` tokens in incremental decoding: encoder (ring where windowed) and start-up
 // latents.
 std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element = f32_bytes);
+// What of it is left where the chunks of level 1 are decoded elsewhere: without level 1's decoder and lookback.
+std::int64_t coarse_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element = f32_bytes);
 
 }  // namespace photon

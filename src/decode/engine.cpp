@@ -1,10 +1,10 @@
-#include "decode/engine.hpp"
-
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
+#include "decode/engine_rows.hpp"
 #include "support/error.hpp"
 
 namespace photon {
@@ -22,41 +22,7 @@ class Stopwatch {
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
-
 }  // namespace
-
-struct Engine::Job {
-  Request request;
-  std::vector<std::unique_ptr<Sample>> samples;  // started ones
-  std::int64_t num_done = 0;
-  std::int64_t capacity = 0;  // of the caches that would be made for it
-
-  bool started() const { return static_cast<std::int64_t>(samples.size()) == request.options.num_samples; }
-};
-
-struct Engine::Active {
-  std::shared_ptr<Job> job;
-  Sample* sample;
-  std::int64_t slot;
-};
-
-// Rows that have finished since are in it too: what they get is not read.
-struct Engine::Step {
-  std::vector<std::shared_ptr<Job>> jobs;
-  std::vector<Sample*> samples;
-  std::vector<std::int64_t> positions;  // of each row's first token
-};
-
-// `position` is its first token's, `latent` its row of the roll-out.
-struct Engine::Chunk {
-  Sample* sample = nullptr;
-  std::int64_t slot = 0;
-  std::int64_t position = 0;
-  std::int64_t latent = 0;
-};
 
 GenerationMode generation_mode(const std::string& name) {
   if (name == "hiergen") return GenerationMode::hiergen;
@@ -313,7 +279,11 @@ void Engine::expand_held() {
 void Engine::start_sample(const std::shared_ptr<Job>& job, std::int64_t slot) {
   job->samples.push_back(
       std::make_unique<Sample>(job->request, static_cast<std::int64_t>(job->samples.size()), tokenizer_, eos_));
-  active_.push_back({job, job->samples.back().get(), slot});
+  // Into the cohort with the fewest rows.
+  std::vector<std::int64_t> sizes(static_cast<std::size_t>(decoder_->num_cohorts()), 0);
+  for (const Active& row : active_) ++sizes[static_cast<std::size_t>(row.cohort)];
+  active_.push_back({job, job->samples.back().get(), slot,
+                     std::distance(sizes.begin(), std::min_element(sizes.begin(), sizes.end()))});
 }
 
 // Encodes the whole groups of the prompts, those of like length together.
@@ -348,136 +318,6 @@ void Engine::prefill(const std::vector<std::pair<std::int64_t, const Request*>>&
   if (decoder_->asynchronous() && queued_.empty()) {
     decoder_->synchronize();
     waited_prefill_seconds_ += decoder_->prefill_device_seconds() - device_seconds;
-  }
-}
-
-void Engine::queue_step(const std::vector<Active*>& rows) {
-  const std::int64_t group = source_.group_tokens;
-  std::vector<std::int64_t> slots;
-  std::vector<std::int32_t> forced;
-  std::vector<RowDraw> draws;
-  Step step;
-  for (const Active* row : rows) {
-    const std::int64_t position = decoder_->length(row->slot);
-    slots.push_back(row->slot);
-    draws.push_back(row->sample->draw(position));
-    for (std::int64_t i = 0; i < group; ++i) forced.push_back(row->sample->forced(position + i));
-    step.jobs.push_back(row->job);
-    step.samples.push_back(row->sample);
-    step.positions.push_back(position);
-  }
-  decoder_->step_group({slots, forced, draws});
-  queued_.push_back(std::move(step));
-}
-
-void Engine::take_step() {
-  const Step step = std::move(queued_.front());
-  queued_.erase(queued_.begin());
-  const StepResult result = decoder_->take_step();
-  const auto group = static_cast<std::size_t>(result.num_tokens);
-  for (std::size_t i = 0; i < step.samples.size(); ++i) {
-    for (std::size_t t = 0; t < group && !step.samples[i]->finished(); ++t) {
-      step.samples[i]->take(step.positions[i] + static_cast<std::int64_t>(t), result.tokens[i * group + t],
-                            options_.logprobs ? result.logprobs[i * group + t] : 0.0F, options_.logprobs);
-    }
-  }
-}
-
-// While a device decodes one group the results of the group before are handled: a row that ends in those has one group
-// more under way, which nobody reads.
-void Engine::hiergen_round() {
-  std::vector<Active*> rows;
-  for (Active& row : active_) {
-    if (decoder_->length(row.slot) < tokens_needed(row.sample->request())) rows.push_back(&row);
-  }
-  if (!rows.empty()) queue_step(rows);
-  const std::size_t ahead = decoder_->asynchronous() && !rows.empty() ? 1 : 0;
-  while (queued_.size() > ahead) take_step();
-}
-
-void Engine::recgen_round() {
-  // The group in which a prompt ends is completed exactly.
-  std::vector<Active*> ragged;
-  std::vector<Active*> rows;
-  for (Active& row : active_) {
-    if (decoder_->length(row.slot) < row.sample->prompt_length()) ragged.push_back(&row);
-  }
-  if (!ragged.empty()) {
-    queue_step(ragged);
-    take_step();
-  }
-  for (Active& row : active_) {
-    if (!row.sample->finished()) rows.push_back(&row);
-  }
-  if (rows.empty()) return;
-
-  const auto n = static_cast<std::int64_t>(rows.size());
-  const std::int64_t chunk = source_.chunk_tokens;
-  const std::int64_t chunks_per_group = source_.group_tokens / chunk;
-  std::vector<std::int64_t> slots;
-  std::vector<std::int64_t> begin;  // where each row's next group begins
-  std::int64_t longest = 0;         // groups that some row still needs
-  std::int64_t room = decoder_->max_tokens() / source_.group_tokens;
-  for (const Active* row : rows) {
-    slots.push_back(row->slot);
-    begin.push_back(decoder_->length(row->slot));
-    longest = std::max(longest, (tokens_needed(row->sample->request()) - begin.back()) / source_.group_tokens);
-    room = std::min(room, (decoder_->max_tokens() - begin.back()) / source_.group_tokens);
-  }
-  const std::int64_t wanted = options_.look_ahead > 0
-                                  ? options_.look_ahead
-                                  : std::max<std::int64_t>(1, options_.max_chunks / (n * chunks_per_group));
-  const std::int64_t num_groups = std::min({wanted, longest, room});
-  const ConstTensorView latents = decoder_->roll_out(slots, num_groups).merge(0);  // [n * chunks of a row, D_1]
-
-  // A repetition penalty reads the tokens before, so its rows go chunk by chunk; all other chunks go at once.
-  std::vector<Chunk> together;
-  std::vector<std::vector<Chunk>> in_order;  // a row's chunks
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    Sample& sample = *rows[i]->sample;
-    const std::int64_t missing = round_up(sample.request().num_tokens() - begin[i], chunk) / chunk;
-    const std::int64_t count = std::min(missing, num_groups * chunks_per_group);
-    const bool alone = sample.request().options.sampling.repetition_penalty != 1.0;
-    if (alone) in_order.emplace_back();
-    for (std::int64_t j = 0; j < count; ++j) {
-      (alone ? in_order.back() : together)
-          .push_back({&sample, slots[i], begin[i] + j * chunk,
-                      static_cast<std::int64_t>(i) * num_groups * chunks_per_group + j});
-    }
-  }
-  decode_chunks(together, latents);
-  for (std::size_t j = 0;; ++j) {
-    std::vector<Chunk> chunks;
-    for (const std::vector<Chunk>& row : in_order) {
-      if (j < row.size() && !row[j].sample->finished()) chunks.push_back(row[j]);
-    }
-    if (chunks.empty()) break;
-    decode_chunks(chunks, latents);
-  }
-}
-
-// At most max_chunks in a call. Chunks of a row come in order, and so do the tokens it takes.
-void Engine::decode_chunks(std::span<Chunk> chunks, const ConstTensorView& latents) {
-  for (std::size_t first = 0; first < chunks.size();) {
-    const std::size_t count = std::min(static_cast<std::size_t>(options_.max_chunks), chunks.size() - first);
-    const std::span<Chunk> part = chunks.subspan(first, count);
-    std::vector<std::int64_t> rows;
-    std::vector<std::int64_t> slots;
-    std::vector<RowDraw> draws;
-    for (const Chunk& chunk : part) {
-      rows.push_back(chunk.latent);
-      slots.push_back(chunk.slot);
-      draws.push_back(chunk.sample->draw(chunk.position));
-    }
-    const StepResult result = decoder_->decode_chunks(latents, {rows, slots, draws, {}});
-    const auto tokens = static_cast<std::size_t>(result.num_tokens);
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      for (std::size_t t = 0; t < tokens && !part[i].sample->finished(); ++t) {
-        part[i].sample->take(part[i].position + static_cast<std::int64_t>(t), result.tokens[i * tokens + t],
-                             options_.logprobs ? result.logprobs[i * tokens + t] : 0.0F, options_.logprobs);
-      }
-    }
-    first += count;
   }
 }
 

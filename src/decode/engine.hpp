@@ -135,6 +135,7 @@ class Engine {
   void queue_step(const std::vector<Active*>& rows);
   void take_step();
   void hiergen_round();
+  void cohort_round();
   void recgen_round();
   void decode_chunks(std::span<Chunk> chunks, const ConstTensorView& latents);
   void retire();
@@ -158,7 +159,8 @@ class Engine {
   bool exhausted_ = false;
   bool draining_ = false;  // no admission until all slots are free, for caches of another size
   std::vector<Active> active_;
-  std::vector<Step> queued_;  // at most two
+  std::vector<Step> queued_;      // at most two, or one a cohort
+  std::int64_t next_cohort_ = 0;  // whose turn it is
   std::vector<std::int64_t> free_slots_;
   // A request with more samples than there were free slots: its prompt waits, encoded, in a slot of its own (-1: only
   // one slot exists, the prompt is encoded anew for every sample).

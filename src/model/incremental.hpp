@@ -62,6 +62,8 @@ class IncrementalDecoder {
   virtual std::int64_t length(std::int64_t slot) const = 0;  // tokens the slot holds: a multiple of group_tokens()
   // Whether a second step may be queued before the first one's results are taken, and runs beside the host.
   virtual bool asynchronous() const { return false; }
+  // Steps of different rows that go on side by side. One: steps are carried out one after another.
+  virtual std::int64_t num_cohorts() const { return 1; }
 
   virtual void clear(std::int64_t slot) = 0;
   // Makes `to` hold what `from` holds (samples of one prompt).
@@ -75,7 +77,7 @@ class IncrementalDecoder {
   virtual void synchronize() {}
 
   // HierGen: queues one group for every row. The encoders advance as units complete. At most two steps may wait for
-  // take_step().
+  // take_step(); where there are several cohorts so many, of different rows.
   virtual void step_group(const GroupStep& step) = 0;
   // Waits for the oldest step queued. Empty when there was none.
   virtual StepResult take_step() = 0;

@@ -1,0 +1,71 @@
+// PHOTON's decoding without level 1: encoders, caches and the decoders above level 1 are here, chunks of tokens are
+// decoded by others (chunk_server.hpp). Results are those of PhotonDecoder.
+//
+// Steps of different rows go on side by side, so that there is work here while others decode the chunks of another
+// step. All waiting is in take_step() and decode_chunks().
+#pragma once
+
+#include <deque>
+
+#include "model/chunk_server.hpp"
+#include "model/photon_decoder.hpp"
+
+namespace photon {
+
+class CoarseDecoder : public PhotonDecoder {
+ public:
+  // `weights` hold everything above level 1's decoder, embedding and encoder 1 included. `link` outlives it.
+  CoarseDecoder(const ModelConfig& config, const PhotonTensors& weights, DType dtype, const Context& ctx,
+                std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options, ChunkLink& link);
+
+  std::int64_t num_cohorts() const override { return link_.num_cohorts(); }
+  std::int64_t cache_bytes() const override;
+  void clear(std::int64_t slot) override;
+  void copy_slot(std::int64_t from, std::int64_t to) override;
+  void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) override;
+  void step_group(const GroupStep& step) override;
+  StepResult take_step() override;
+  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+
+ private:
+  // A step under way and what it keeps between chunks; vectors by level from 1 on.
+  struct Cohort {
+    std::vector<std::int64_t> slots;  // empty: no step
+    std::vector<std::int64_t> positions;
+    std::int64_t offset = 0;  // of the chunk that others decode
+    bool done = false;
+    StepResult result;
+    std::vector<LocalDecoder> locals;  // [l - 2]
+    std::int64_t rows = 0;             // there is room for
+    Tensor slot;                       // [rows] i32
+    std::vector<Tensor> first_unit;    // [rows] i32: encoder l's next unit
+    std::vector<Tensor> c;             // [rows, D_l]
+    std::vector<Tensor> units;         // [rows, C_l, D_{l-1}]
+    Tensor tokens;                     // [rows, C_1] i32
+  };
+
+  std::vector<std::int32_t>& tokens_of(std::int64_t slot) { return tokens_[static_cast<std::size_t>(slot)]; }
+  void reserve(Cohort& cohort, std::int64_t rows);
+  std::size_t free_cohort() const;
+  // Adds a row that draws `num_tokens` tokens from `position` on.
+  void add_row(ChunkRows& rows, std::int64_t slot, std::int64_t position, const RowDraw& draw);
+  // Of a cohort's rows: level l's conditioning, units, and unit j of those.
+  TensorView latents_of(const Cohort& cohort, std::int64_t l) const;
+  TensorView units_of(const Cohort& cohort, std::int64_t l) const;
+  TensorView unit_of(const Cohort& cohort, std::int64_t l, std::int64_t j) const;
+  // From the levels that begin a group at the offset down to c(1), which goes off.
+  void descend(std::size_t number);
+  // The tokens that came: into the encoders, as far as units are complete; then to the next chunk or the step's end.
+  void ascend(std::size_t number);
+
+  ChunkLink& link_;
+  bool logprobs_;
+  std::vector<std::vector<std::int32_t>>
+      tokens_;  // of each slot, by position; in rolled-out ones zeros where not known
+  std::vector<Cohort> cohorts_;
+  std::deque<std::size_t> order_;  // of the steps under way, oldest first
+  Tensor chunk_index_;             // decode_chunks(): [n] i32
+  Tensor chunk_c_;                 // [n, D_1]
+};
+
+}  // namespace photon
