@@ -46,6 +46,14 @@ LayerRange all_layers(const ModelConfig& config) {
   return {0, layers};
 }
 
+LayerRange coarse_layers(const ModelConfig& config) {
+  return {0, chunk_layers(config).begin};
+}
+
+LayerRange chunk_layers(const ModelConfig& config) {
+  return module_layers(config, decoder_module(config, 1));
+}
+
 std::int64_t first_decoder_layer(const ModelConfig& config) {
   return config.type == ModelType::vanilla ? 0 : module_layers(config, config.num_levels()).begin;
 }

@@ -58,6 +58,9 @@ std::string module_name(const ModelConfig& config, std::int64_t module);
 
 LayerRange module_layers(const ModelConfig& config, std::int64_t module);
 LayerRange all_layers(const ModelConfig& config);
+// The two sides of decoding on several ranks: all above level 1's decoder, and that decoder.
+LayerRange coarse_layers(const ModelConfig& config);
+LayerRange chunk_layers(const ModelConfig& config);
 std::int64_t first_decoder_layer(const ModelConfig& config);
 std::int64_t module_of(const ModelConfig& config, std::int64_t layer);
 // What a range holds of a module's stack.

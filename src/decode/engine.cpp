@@ -4,7 +4,9 @@
 #include <iterator>
 #include <utility>
 
+#include "blueprint/activations.hpp"
 #include "decode/engine_rows.hpp"
+#include "model/coarse_decoder.hpp"
 #include "support/error.hpp"
 
 namespace photon {
@@ -30,22 +32,46 @@ GenerationMode generation_mode(const std::string& name) {
   throw InputError(fmt::format("unknown mode '{}'", name), "", "use hiergen or recgen");
 }
 
+namespace {
+
+// All but how caches are made and what they take.
+DecoderSource source_of(const ModelConfig& config, const Context& ctx) {
+  DecoderSource source;
+  source.group_tokens = config.group_tokens();
+  source.chunk_tokens = config.num_levels() > 0 ? config.cumulative_chunk(1) : 1;
+  if (ctx.space == Space::device) {
+    source.max_chunks = device_max_chunks;
+    source.prefill_tokens = device_prefill_tokens;
+  }
+  return source;
+}
+
+}  // namespace
+
 DecoderSource decoder_source(Model& model, const Context& ctx) {
   const ModelConfig& config = model.config();
   const bool on_device = ctx.space == Space::device;
   const DType dtype = model.dtype();
-  DecoderSource source;
-  source.group_tokens = config.group_tokens();
-  source.chunk_tokens = config.num_levels() > 0 ? config.cumulative_chunk(1) : 1;
-  if (on_device) {
-    source.max_chunks = device_max_chunks;
-    source.prefill_tokens = device_prefill_tokens;
-  }
+  DecoderSource source = source_of(config, ctx);
   source.slot_bytes = [config, dtype, on_device](std::int64_t max_tokens) {
     return slot_cache_bytes(config, max_tokens, dtype) + (on_device ? step_row_bytes(config, dtype) : 0);
   };
   source.make = [&model, ctx](std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options) {
     return make_incremental_decoder(model, ctx, num_slots, max_tokens, options);
+  };
+  return source;
+}
+
+DecoderSource decoder_source(const PhotonShare& share, const Context& ctx, ChunkLink& link) {
+  const bool on_device = ctx.space == Space::device;
+  DecoderSource source = source_of(share.config(), ctx);
+  source.slot_bytes = [&share, on_device](std::int64_t max_tokens) {
+    return coarse_cache_bytes(share.config(), max_tokens, element_bytes(share.dtype())) +
+           (on_device ? step_row_bytes(share.config(), share.dtype()) : 0);
+  };
+  source.make = [&share, ctx, &link](std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options) {
+    return std::make_unique<CoarseDecoder>(share.config(), share.tensors(), share.dtype(), ctx, num_slots, max_tokens,
+                                           options, link);
   };
   return source;
 }

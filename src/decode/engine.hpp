@@ -17,7 +17,9 @@
 
 #include "decode/request.hpp"
 #include "decode/sample.hpp"
+#include "model/chunk_server.hpp"
 #include "model/incremental.hpp"
+#include "model/photon_share.hpp"
 
 namespace photon {
 
@@ -43,6 +45,8 @@ struct DecoderSource {
 };
 // The model must outlive it.
 DecoderSource decoder_source(Model& model, const Context& ctx);
+// Of a coarse rank, with its coarse_layers(), whose chunks others decode. Share and link must outlive it.
+DecoderSource decoder_source(const PhotonShare& share, const Context& ctx, ChunkLink& link);
 
 struct EngineOptions {
   GenerationMode mode = GenerationMode::hiergen;

@@ -47,7 +47,7 @@ void ChunkServer::forget_graphs() {
 std::int64_t ChunkServer::cache_bytes() const {
   std::int64_t bytes = chunk_.cache_bytes();
   for (const Cohort& c : cohorts_) {
-    if (c.history.numel() > 0) bytes += c.history.view().bytes() + c.latents.view().bytes();
+    if (c.history.view()) bytes += c.history.view().bytes() + c.latents.view().bytes();
   }
   return bytes;
 }
@@ -68,19 +68,19 @@ void ChunkServer::open(std::int64_t number, ChunkRows rows) {
                                           DecoderOptions{.logprobs = rows.logprobs});
   }
   const std::int64_t padded = c.steps->padded(rows.size());
-  const bool small = c.latents.numel() < padded * width_ || c.history.numel() == 0 ||
-                     c.history.shape()[0] < padded + 1 || c.history.shape()[1] < rows.capacity;
-  const bool first = !arena_.capacity() || arena_.capacity() < chunk_.call_bytes(padded);
-  if ((small || first) && on_device()) device::synchronize(ctx_.stream);
+  const bool fresh = !c.history.view();
+  const bool small = fresh || c.latents.shape()[0] < padded || c.history.shape()[1] < rows.capacity;
+  const bool new_arena = arena_.capacity() < chunk_.call_bytes(padded);
+  if ((small || new_arena) && on_device()) device::synchronize(ctx_.stream);
   if (small) {
-    const std::int64_t most = std::max(padded, c.history.numel() > 0 ? c.history.shape()[0] - 1 : 0);
-    const std::int64_t capacity = std::max(rows.capacity, c.history.numel() > 0 ? c.history.shape()[1] : 0);
+    const std::int64_t most = std::max(padded, fresh ? 0 : c.latents.shape()[0]);
+    const std::int64_t capacity = std::max(rows.capacity, fresh ? 0 : c.history.shape()[1]);
     c.latents = Tensor(ctx_.space, dtype_, {most, width_}, "chunks' latents");
     c.history = Tensor(ctx_.space, DType::i32, {most + 1, capacity}, "tokens of the rows");
     c.steps->forget_graphs();
   }
   ensure_arena(arena_, ctx_.space, std::max(arena_.capacity(), chunk_.call_bytes(padded)), "decoding chunks");
-  if (chunk_.reserve(padded) || first) forget_graphs();
+  if (chunk_.reserve(padded) || new_arena) forget_graphs();
   for (std::int64_t i = 0; i < rows.size(); ++i) {
     const auto at = static_cast<std::size_t>(i);
     const std::int64_t position = rows.draws[at].position;

@@ -265,7 +265,7 @@ StepResult CoarseDecoder::decode_chunks(const ConstTensorView& latents, const Ch
     add_row(rows, slot, static_cast<std::int64_t>(step.draws[i].key.position), step.draws[i]);
     index.push_back(static_cast<std::int32_t>(step.latents[i]));
   }
-  if (chunk_index_.numel() < n) {
+  if (!chunk_index_.view() || chunk_index_.numel() < n) {
     if (on_device()) device::synchronize(ctx_.stream);
     chunk_index_ = Tensor(ctx_.space, DType::i32, {n}, "rows of a roll-out");
     chunk_c_ = Tensor(ctx_.space, dtype_, {n * config_.width(1)}, "chunks' latents");

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../model/shapes.hpp"
@@ -40,16 +41,22 @@ inline std::vector<Request> requests(const ModelConfig& config, double temperatu
   return made;
 }
 
-inline std::map<std::string, std::vector<Completion>> decode(Model& model, const std::vector<Request>& rows,
-                                                             const EngineOptions& options, std::int32_t eos = -1,
-                                                             const Context& ctx = deterministic()) {
-  Engine engine(decoder_source(model, ctx), nullptr, eos, options);
+inline std::map<std::string, std::vector<Completion>> decode_with(DecoderSource source,
+                                                                  const std::vector<Request>& rows,
+                                                                  const EngineOptions& options, std::int32_t eos) {
+  Engine engine(std::move(source), nullptr, eos, options);
   Results results;
   std::size_t at = 0;
   engine.run([&]() { return at < rows.size() ? std::optional<Row>(rows[at++]) : std::nullopt; }, results,
              [](const EngineStatistics&) { return true; });
   EXPECT_EQ(results.rows.size(), rows.size());
   return results.rows;
+}
+
+inline std::map<std::string, std::vector<Completion>> decode(Model& model, const std::vector<Request>& rows,
+                                                             const EngineOptions& options, std::int32_t eos = -1,
+                                                             const Context& ctx = deterministic()) {
+  return decode_with(decoder_source(model, ctx), rows, options, eos);
 }
 
 inline void expect_same(const std::map<std::string, std::vector<Completion>>& a,

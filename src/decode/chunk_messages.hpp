@@ -1,0 +1,80 @@
+// Level 1's chunks on other ranks: what travels between a coarse rank and its shards. Rank 0 of the group is the coarse
+// one, every other rank decodes chunks for it.
+//
+// A step's rows are divided among the shards. To each go once the rows' sampling options, given tokens and what came
+// before; then for every chunk c(1), 4 D_1 bytes a row in fp32 (on a GPU in the model's precision, by NCCL), and back
+// come C_1 token ids a row, 4 bytes each (and as much again with logprobs).
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "model/chunk_server.hpp"
+
+namespace photon {
+
+// Makes the group ready for latents in GPU memory; collective over it, nothing to do for the host.
+void use_device_for_chunks(Communicator& group, const Context& ctx);
+
+// The coarse rank's end. Errors: RankError, from any call, as comm/ has them.
+class ChunkMessages : public ChunkLink {
+ public:
+  static constexpr std::int64_t default_cohorts = 2;
+  // Chunks of C_1 = `chunk_tokens`.
+  ChunkMessages(Communicator& group, std::int64_t chunk_tokens, std::int64_t num_cohorts = default_cohorts);
+
+  std::int64_t num_cohorts() const override { return static_cast<std::int64_t>(cohorts_.size()); }
+  void open(std::int64_t cohort, const ChunkRows& rows) override;
+  void send(std::int64_t cohort, std::int64_t offset, const ConstTensorView& c) override;
+  StepResult receive(std::int64_t cohort) override;
+  void advance() override;
+
+  // Whether a shard was asked to stop, e.g. by SIGTERM. To be called now and then, also while there is nothing to
+  // decode: it tells the shards that this rank lives.
+  bool stop_requested();
+  // Ends the shards' serve_chunks(), with all steps taken; `preempted`: they return true.
+  void finish(bool preempted);
+
+ private:
+  struct Outgoing {
+    std::vector<std::byte> data;
+    Pending pending;
+  };
+  struct Answer {
+    std::int64_t begin = 0;  // the shard's rows
+    std::int64_t end = 0;
+    std::vector<std::int32_t> tokens;  // [rows, C_1], then as many logprobs
+    Pending pending;
+  };
+  struct Cohort {
+    std::int64_t num_rows = 0;
+    bool logprobs = false;
+    std::vector<Answer> answers;  // of each shard
+  };
+  struct Call {  // from a shard: that it was asked to stop, or that it has ended
+    std::int64_t kind = 0;
+    Pending pending;
+  };
+
+  int num_shards() const { return group_.size() - 1; }
+  void send_bytes(int shard, int tag, const void* data, std::size_t bytes);
+  void send_command(int shard, std::int64_t kind, std::int64_t cohort, std::int64_t a, std::int64_t b);
+  void listen(int shard);
+
+  Communicator& group_;
+  std::int64_t chunk_tokens_;
+  std::vector<Cohort> cohorts_;
+  std::deque<Outgoing> outgoing_;
+  std::vector<Call> calls_;  // of each shard
+  bool stop_requested_ = false;
+  double told_ = 0;  // seconds, when the shards last heard of this rank
+};
+
+// The shard's loop: decodes what rank 0 of the group asks for until that ends it; true when the job was preempted.
+// `stop_requested` is asked between messages. Errors: RankError when the coarse rank cannot be reached; whatever else
+// is thrown has to end the job, since the coarse rank waits for an answer (World::run does).
+bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requested)());
+
+}  // namespace photon
