@@ -7,6 +7,7 @@
 #include "blueprint/activations.hpp"
 #include "decode/engine_rows.hpp"
 #include "model/coarse_decoder.hpp"
+#include "model/photon_share.hpp"
 #include "support/error.hpp"
 
 namespace photon {

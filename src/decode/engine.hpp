@@ -17,11 +17,12 @@
 
 #include "decode/request.hpp"
 #include "decode/sample.hpp"
-#include "model/chunk_server.hpp"
 #include "model/incremental.hpp"
-#include "model/photon_share.hpp"
 
 namespace photon {
+
+class ChunkLink;
+class PhotonShare;
 
 enum class GenerationMode { hiergen, recgen };
 // "hiergen" | "recgen". Errors: InputError.

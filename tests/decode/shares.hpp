@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "blueprint/modules.hpp"
+#include "model/chunk_server.hpp"
 #include "model/photon_share.hpp"
 #include "model_runs.hpp"
 
