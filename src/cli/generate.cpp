@@ -3,6 +3,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -20,11 +22,15 @@ namespace {
 constexpr const char* description =
     "Continues every prompt of a JSON lines file: rows {\"id\", \"prompt\"} or {\"id\", \"tokens\"}, which may set "
     "their own\n"
-    "temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, n and stop. Results are appended to "
-    "the\n"
+    "temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, n and stop; or rows of an OpenAI "
+    "batch\n"
+    "({\"custom_id\", \"method\", \"url\": \"/v1/completions\", \"body\"}), answered in the same form. Results are "
+    "appended "
+    "to the\n"
     "output row by row, in the order in which they are done: {\"id\", \"text\", \"tokens\", \"finish_reason\"}. A bad "
     "row gives\n"
-    "{\"id\", \"error\"}. Start the same command again to go on where it was stopped: rows in the output are skipped.";
+    "{\"id\", \"error\"}. Start the same command again to go on where it was stopped: rows in the output are skipped.\n"
+    "Files may be gzip or zstd: prompts are known by their first bytes, the output by its ending.";
 
 constexpr const char* examples =
     "Examples:\n"
@@ -39,11 +45,47 @@ struct Options {
   std::string numerics = "deterministic";
   PlaceOptions place;
   double memory = 0;  // GiB; 0: chosen
+  std::string input_format = "auto";
+  std::string compression = "auto";
+  std::string shard = "0/1";
+  double time_limit = 0;  // seconds; 0: none
   GenerateOptions generate;
 };
 
+// Whether the job is to end: a signal came, or its time is up.
+class StopWish {
+ public:
+  explicit StopWish(double time_limit) : time_limit_(time_limit) {}
+  bool operator()() {
+    if (!said_ && time_limit_ > 0 && seconds_since_start() >= time_limit_) {
+      log_info("generate: the time limit of {} s is up", time_limit_);
+      said_ = true;
+    }
+    return said_ || StopSignal::received() != 0;
+  }
+
+ private:
+  double seconds_since_start() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  double time_limit_;
+  bool said_ = false;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// What results call the model: the folder's own name.
+std::string model_name(const std::string& model) {
+  const std::filesystem::path path = std::filesystem::absolute(model).lexically_normal();
+  return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+}
+
 void generate_texts(Options options) {
   const StopSignal signals;
+  StopWish stop(options.time_limit);
+  options.generate.input_format = input_format(options.input_format);
+  options.generate.compression = parse_compression(options.compression, options.generate.output);
+  options.generate.shard = parse_shard(options.shard);
+  options.generate.model_name = model_name(options.model);
   const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics));
   options.generate.engine.mode = generation_mode(options.mode);
   validate(options.generate.defaults);
@@ -53,8 +95,7 @@ void generate_texts(Options options) {
                                                             : cache_memory(place, model.config(), recgen);
   log_info("generate: {} in {}, {:.1f} GiB for caches", place.device_name(), place.precision_name(),
            static_cast<double>(options.generate.engine.memory_bytes) / 0x1p30);
-  const GenerateSummary summary =
-      generate(model, place.context(), options.generate, [] { return StopSignal::received() != 0; });
+  const GenerateSummary summary = generate(model, place.context(), options.generate, [&stop] { return stop(); });
   const EngineStatistics& engine = summary.engine;
   const nlohmann::ordered_json line = {
       {"rows", engine.rows},
@@ -86,8 +127,9 @@ void add_generate(CLI::App& app) {
   GenerationOptions& defaults = job.defaults;
   SamplingOptions& sampling = defaults.sampling;
   add("--model", options->model, "DIR", "a weights folder, a checkpoint, or a run (its latest)")->required();
-  add("--prompts", job.prompts, "FILE", "JSON lines; - for stdin")->required();
-  add("--output", job.output, "FILE", "JSON lines, appended; - for stdout")->required();
+  add("--prompts", job.prompts, "FILE", "JSON lines, also gzip or zstd; - for stdin")->required();
+  add("--output", job.output, "FILE", "JSON lines, appended, compressed when it ends in .gz or .zst; - for stdout")
+      ->required();
   add("--mode", options->mode, "hiergen|recgen", "exact, or with all chunks in parallel (docs/decoding.md)")
       ->capture_default_str();
   add("--max-new-tokens", defaults.max_new_tokens, "N", "tokens after the prompt")->capture_default_str();
@@ -118,6 +160,26 @@ void add_generate(CLI::App& app) {
       "deterministic: a row's text does not depend on the batch; tuned: faster")
       ->capture_default_str();
   add_place_options(*command, options->place);
+  add("--input-format", options->input_format, "auto|native|openai",
+      "what rows are: photon's own, those of an OpenAI batch, or each as it looks like")
+      ->capture_default_str();
+  add("--output-compression", options->compression, "auto|none|gzip|zstd", "auto: by the output's ending")
+      ->capture_default_str();
+  add("--shard", options->shard, "I/N", "takes only the lines whose number (from 0) leaves I when divided by N")
+      ->capture_default_str();
+  add("--max-errors", job.max_errors, "N",
+      "ends the job with exit code 1 when more than N rows have failed, earlier starts counted; -1: never")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 60));
+  add("--time-limit", options->time_limit, "SECONDS",
+      "ends as after SIGTERM, with exit code 75, when the command has run so long; 0: none")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  add("--progress-json", job.progress.json, "FILE",
+      "appends the progress as JSON lines; - for stderr, in place of the lines for people");
+  add("--progress-every", job.progress.every_seconds, "SECONDS", "between two lines of progress")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_flag("--logprobs", job.engine.logprobs,
                     "adds the tokens' log-probabilities under the model to the results");
   command->add_flag("--retry-errors", job.retry_errors, "tries rows again whose result in the output is an error");

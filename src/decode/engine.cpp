@@ -6,6 +6,7 @@
 
 #include "blueprint/activations.hpp"
 #include "decode/engine_rows.hpp"
+#include "decode/prompt_group.hpp"
 #include "model/coarse_decoder.hpp"
 #include "model/photon_share.hpp"
 #include "support/error.hpp"
@@ -167,8 +168,15 @@ std::int64_t Engine::waiting_samples() const {
 std::vector<std::int64_t> Engine::give_back(std::int64_t count) {
   std::vector<std::int64_t> lines;
   for (; count > 0 && !window_.empty(); --count) {
-    lines.push_back(window_.back()->request.line);
-    window_.pop_back();
+    const Request& last = window_.back()->request;
+    const std::int64_t prompts = num_prompts(last);
+    // A row with several prompts goes whole.
+    const auto waiting = std::count_if(window_.begin(), window_.end(), [&](const auto& job) {
+      return last.group != nullptr && job->request.group == last.group;
+    });
+    if (prompts > 1 && waiting < prompts) break;
+    lines.push_back(last.line);
+    window_.resize(window_.size() - static_cast<std::size_t>(prompts));
   }
   return lines;
 }
@@ -184,7 +192,10 @@ void Engine::read_rows(RowSource& rows) {
       ++statistics_.errors;
       sink_->error(*error);
     } else {
-      Request& request = std::get<Request>(*row);
+      std::vector<Request> requests = split_prompts(std::move(std::get<Request>(*row)));
+      const Request& request =
+          *std::max_element(requests.begin(), requests.end(),
+                            [&](const Request& a, const Request& b) { return tokens_needed(a) < tokens_needed(b); });
       const std::int64_t bytes = source_.slot_bytes(tokens_needed(request));
       if (bytes > options_.memory_bytes) {
         ++statistics_.errors;
@@ -192,14 +203,17 @@ void Engine::read_rows(RowSource& rows) {
             {RowError::Kind::too_long, request.id, request.line,
              error_message(fmt::format("the row's cache for {} tokens takes {} bytes", request.num_tokens(), bytes),
                            fmt::format("{} bytes are given to caches", options_.memory_bytes),
-                           "shorten the prompt, lower max_new_tokens or raise --memory")});
+                           "shorten the prompt, lower max_new_tokens or raise --memory"),
+             request.openai});
         continue;
       }
-      auto job = std::make_shared<Job>();
-      job->request = std::move(request);
-      job->capacity = capacity_class(
-          std::max(tokens_needed(job->request), round_up(options_.reserve_tokens, source_.group_tokens)));
-      window_.push_back(std::move(job));
+      for (Request& part : requests) {
+        auto job = std::make_shared<Job>();
+        job->request = std::move(part);
+        job->capacity = capacity_class(
+            std::max(tokens_needed(job->request), round_up(options_.reserve_tokens, source_.group_tokens)));
+        window_.push_back(std::move(job));
+      }
     }
   }
 }
@@ -363,14 +377,17 @@ void Engine::finish(const Job& job) {
   Result result;
   result.id = job.request.id;
   result.line = job.request.line;
+  result.openai = job.request.openai;
   for (const auto& sample : job.samples) {
     if (sample->failed()) {
+      if (!fail_row(job.request)) return;
       ++statistics_.errors;
-      sink_->error({RowError::Kind::failed, job.request.id, job.request.line, sample->failure()});
+      sink_->error({RowError::Kind::failed, job.request.id, job.request.line, sample->failure(), job.request.openai});
       return;
     }
     result.samples.push_back(sample->completion());
   }
+  if (!join_samples(job.request, result.samples)) return;
   ++statistics_.rows;
   sink_->result(result);
 }

@@ -65,7 +65,8 @@ struct EngineOptions {
 struct Result {
   std::string id;  // as JSON
   std::vector<Completion> samples;
-  std::int64_t line = 0;  // of the prompts file, from 0
+  std::int64_t line = 0;                              // of the prompts file, from 0
+  std::shared_ptr<const OpenAiRow> openai = nullptr;  // null: in photon's own form
 };
 
 class ResultSink {

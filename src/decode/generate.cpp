@@ -15,27 +15,31 @@
 namespace photon {
 namespace {
 
-// Lines of a regular file that hold something: the true denominator of the progress, and a file that is damaged is
-// found before anything is written. -1 where it cannot be known beforehand.
-std::int64_t count_rows(const std::filesystem::path& path) {
+// Lines of a regular file that hold something and are the shard's: the true denominator of the progress, and a file
+// that is damaged is found before anything is written. -1 where it cannot be known beforehand.
+std::int64_t count_rows(const std::filesystem::path& path, const Shard& shard) {
   std::error_code ignored;
   if (path == "-" || !std::filesystem::is_regular_file(path, ignored)) return -1;
   const std::unique_ptr<std::istream> input = open_text(path);
   std::vector<char> block(std::size_t{1} << 18);
   std::int64_t rows = 0;
+  std::int64_t line = 0;
   bool empty = true;
+  const auto count = [&] { rows += !empty && shard.has(line) ? 1 : 0; };
   while (input->read(block.data(), static_cast<std::streamsize>(block.size())) || input->gcount() > 0) {
     for (std::streamsize i = 0; i < input->gcount(); ++i) {
       const char c = block[static_cast<std::size_t>(i)];
       if (c == '\n') {
-        rows += empty ? 0 : 1;
+        count();
         empty = true;
+        ++line;
       } else if (c != ' ' && c != '\t' && c != '\r') {
         empty = false;
       }
     }
   }
-  return rows + (empty ? 0 : 1);
+  count();
+  return rows;
 }
 
 }  // namespace
@@ -58,32 +62,41 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
   validate(options.defaults);
   if (options.engine.mode == GenerationMode::recgen) require_recgen(model.config());
   const std::unique_ptr<std::istream> input = open_text(options.prompts);
-  const std::int64_t total = count_rows(options.prompts);
-  ResultFile output(options.output, options.retry_errors);
-  PromptReader prompts(*input);
+  const std::int64_t total = count_rows(options.prompts, options.shard);
+  DecodeProgress progress(options.progress, total);
+  ResultFile output(options.output, options.retry_errors, options.compression);
+  PromptReader prompts(*input, options.input_format, options.shard);
   const RequestParser parser(model.tokenizer.get(), options.defaults,
-                             {model.config().vocab_size, model.config().max_length});
+                             {model.config().vocab_size, model.config().max_length, options.input_format,
+                              options.engine.logprobs, options.model_name});
   GenerateSummary summary;
+  const auto too_many_errors = [&] { return options.max_errors >= 0 && output.num_errors() > options.max_errors; };
   const auto next = [&]() -> std::optional<Row> {
-    while (std::optional<PromptLine> line = prompts.next()) {
+    while (!too_many_errors()) {
+      const std::optional<PromptLine> line = prompts.next();
+      if (!line) break;
       if (!output.has(line->key)) return parser.parse(*line);
       ++summary.num_resumed;
     }
     return std::nullopt;
   };
-  DecodeProgress progress(total);
   Engine engine(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine);
   const bool done = engine.run(next, output, [&](const EngineStatistics& statistics) {
-    progress.update(statistics, summary.num_resumed);
+    progress.update(progress_figures(statistics, summary.num_resumed));
     output.poll();
-    return !stop_requested();
+    return !stop_requested() && !too_many_errors();
   });
-  progress.clear();
-  output.sync();
   summary.engine = engine.statistics();
+  progress.finish(progress_figures(summary.engine, summary.num_resumed));
+  output.sync();
   summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (too_many_errors()) {
+    throw Error(fmt::format("{} rows have failed", output.num_errors()),
+                fmt::format("--max-errors {} stops the job; what is done is written", options.max_errors),
+                "correct the rows and start again with --retry-errors, or raise --max-errors");
+  }
   if (!done) {
-    throw Preempted(fmt::format("stopped by a signal ({} rows are written) start the same command again to go on",
+    throw Preempted(fmt::format("stopped early ({} rows are written) start the same command again to go on",
                                 summary.num_resumed + summary.engine.rows + summary.engine.errors));
   }
   return summary;

@@ -7,6 +7,9 @@
 
 #include "decode/engine.hpp"
 #include "decode/open_model.hpp"
+#include "decode/progress.hpp"
+#include "decode/request.hpp"
+#include "storage/line_writer.hpp"
 
 namespace photon {
 
@@ -15,7 +18,13 @@ struct GenerateOptions {
   std::filesystem::path output;   // "-": stdout
   GenerationOptions defaults;
   EngineOptions engine;
+  InputFormat input_format = InputFormat::automatic;
+  Shard shard;
+  Compression compression = Compression::none;  // of the output
   bool retry_errors = false;
+  std::int64_t max_errors = -1;  // stop when more rows have failed, earlier runs' among them; -1: never
+  ProgressOptions progress;
+  std::string model_name = {};  // what results in OpenAI's form call the model
 };
 
 struct GenerateSummary {
@@ -24,8 +33,9 @@ struct GenerateSummary {
   double seconds = 0;
 };
 
-// Runs the job, or goes on with it. Errors: Preempted when `stop_requested` became true, with all finished rows
-// written; InputError before anything is written when the job cannot run as asked.
+// Runs the job, or goes on with it. Errors: Preempted when `stop_requested` became true, and Error when more than
+// max_errors rows have failed, both with all finished rows written; InputError before anything is written when the job
+// cannot run as asked.
 GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOptions& options,
                          const std::function<bool()>& stop_requested);
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "decode/openai.hpp"
 #include "storage/byte_stream.hpp"
 #include "storage/publish.hpp"
 #include "support/error.hpp"
@@ -34,6 +35,7 @@ constexpr auto sync_interval = std::chrono::seconds(10);
 }  // namespace
 
 std::string result_line(const Result& result) {
+  if (result.openai) return openai::result_line(result);
   Json record;
   record["id"] = Json::parse(result.id);
   if (result.samples.size() == 1) {
@@ -51,6 +53,7 @@ std::string result_line(const Result& result) {
 }
 
 std::string error_line(const RowError& error) {
+  if (error.openai) return openai::error_line(error);
   Json record;
   record["id"] = Json::parse(error.id);
   record["error"] = {{"type", name_of(error.kind)}, {"message", error.message}, {"line", error.line}};
@@ -60,6 +63,7 @@ std::string error_line(const RowError& error) {
 std::optional<EarlierResult> read_result_line(const std::string& line) {
   const Json record = Json::parse(line, nullptr, false);
   if (!record.is_object() || !record.contains("id")) return std::nullopt;
+  if (record.contains("custom_id")) return openai::read_record(record);
   const Json& id = record["id"];
   if (!id.is_string() && !id.is_number_integer()) return std::nullopt;
   const auto error = record.find("error");
@@ -112,7 +116,8 @@ void ResultFile::read_earlier(bool retry_errors) {
       changed = true;
       continue;
     }
-    ++(earlier->error ? num_errors_ : num_results_);
+    ++num_resumed_;
+    num_errors_ += earlier->error ? 1 : 0;
     done_.insert(earlier->key);
     if (kept) kept->write(line);
   }
@@ -134,6 +139,7 @@ void ResultFile::result(const Result& result) {
 
 void ResultFile::error(const RowError& error) {
   append(error_line(error));
+  ++num_errors_;
 }
 
 void ResultFile::append(const std::string& line) {

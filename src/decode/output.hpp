@@ -38,8 +38,8 @@ class ResultFile : public ResultSink {
 
   // Whether the row of that key needs no work: the file has its result (or its error).
   bool has(const RowKey& key) const { return done_.contains(key); }
-  std::int64_t num_resumed() const { return num_results_ + num_errors_; }  // rows that were there at the start
-  std::int64_t num_errors() const { return num_errors_; }
+  std::int64_t num_resumed() const { return num_resumed_; }  // rows that were there at the start
+  std::int64_t num_errors() const { return num_errors_; }    // in the file now, earlier ones among them
 
   // Fault points before and after a row is written: "results.row", "results.done".
   void result(const Result& result) override;
@@ -53,7 +53,7 @@ class ResultFile : public ResultSink {
 
   LineWriter writer_;
   KeySet done_;
-  std::int64_t num_results_ = 0;
+  std::int64_t num_resumed_ = 0;
   std::int64_t num_errors_ = 0;
   std::chrono::steady_clock::time_point synced_ = std::chrono::steady_clock::now();
 };

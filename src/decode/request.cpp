@@ -1,8 +1,9 @@
 #include "decode/request.hpp"
 
-#include <algorithm>
+#include <charconv>
 #include <cmath>
 
+#include "decode/openai.hpp"
 #include "decode/row_fields.hpp"
 #include "support/error.hpp"
 #include "support/random.hpp"
@@ -12,26 +13,7 @@ namespace {
 
 using rows::bad;
 using rows::BadRow;
-using rows::integer;
 using rows::Json;
-using rows::number;
-using rows::shown;
-
-std::vector<std::string> stop_texts(const Json& value) {
-  std::vector<std::string> texts;
-  if (value.is_string()) {
-    texts.push_back(value.get<std::string>());
-  } else if (value.is_array()) {
-    for (const Json& text : value) {
-      if (!text.is_string())
-        bad(fmt::format("stop holds {}", shown(text)), "stop strings are text", "put it in quotes");
-      texts.push_back(text.get<std::string>());
-    }
-  } else if (!value.is_null()) {
-    bad(fmt::format("stop is {}", shown(value)), "it must be a string or a list of strings", "write \"stop\": \"\\n\"");
-  }
-  return texts;
-}
 
 const std::vector<std::string>& known_keys() {
   static const std::vector<std::string> keys{"id",    "prompt",         "tokens", "temperature",
@@ -40,25 +22,38 @@ const std::vector<std::string>& known_keys() {
   return keys;
 }
 
-void apply_option(const std::string& key, const Json& value, GenerationOptions& options) {
-  if (key == "temperature") options.sampling.temperature = number(key, value);
-  if (key == "top_k") options.sampling.top_k = integer(key, value);
-  if (key == "top_p") options.sampling.top_p = number(key, value);
-  if (key == "min_p") options.sampling.min_p = number(key, value);
-  if (key == "repetition_penalty") options.sampling.repetition_penalty = number(key, value);
-  if (key == "seed") {
-    if (!value.is_number_integer()) bad(fmt::format("seed is {}", shown(value)), "it must be a whole number", "");
-    options.seed =
-        value.is_number_unsigned() ? value.get<std::uint64_t>() : static_cast<std::uint64_t>(value.get<std::int64_t>());
-  }
-  if (key == "max_new_tokens") options.max_new_tokens = integer(key, value);
-  if (key == "n") options.num_samples = integer(key, value);
-  if (key == "stop") options.stop = stop_texts(value);
-}
-
 void require(bool holds, std::string_view option, double value, std::string_view range) {
   if (!holds)
     throw InputError(fmt::format("{} is {}", option, value), fmt::format("it must be {}", range), "change it");
+}
+
+bool is_openai(const Json& row, InputFormat format) {
+  return format == InputFormat::openai || (format == InputFormat::automatic && openai::is_row(row));
+}
+
+const char* id_key(const Json& row, InputFormat format) {
+  return is_openai(row, format) ? "custom_id" : "id";
+}
+
+void read_native(const Json& row, const Tokenizer* tokenizer, const RequestLimits& limits, Request& request) {
+  rows::expect_keys(row, known_keys());
+  for (const auto& [key, value] : row.items()) rows::apply_option(key, value, request.options);
+  const bool has_prompt = row.contains("prompt");
+  const bool has_tokens = row.contains("tokens");
+  if (has_prompt == has_tokens) {
+    bad(has_prompt ? "the row has both prompt and tokens" : "the row has neither prompt nor tokens",
+        "one of them says what to continue", "give exactly one");
+  }
+  if (has_tokens) {
+    request.prompt = rows::tokens("tokens", row["tokens"], limits.vocab_size);
+  } else {
+    const std::string prompt = rows::text("prompt", row["prompt"]);
+    if (tokenizer == nullptr) bad("the row gives a text", "this model has no tokenizer", "give \"tokens\"");
+    request.prompt = tokenizer->encode(prompt);
+  }
+  validate(request.options);
+  request.options.max_new_tokens =
+      rows::room_for(static_cast<std::int64_t>(request.prompt.size()), request.options.max_new_tokens, limits);
 }
 
 }  // namespace
@@ -97,6 +92,29 @@ void validate(const GenerationOptions& options) {
   }
 }
 
+InputFormat input_format(const std::string& name) {
+  if (name == "auto") return InputFormat::automatic;
+  if (name == "native") return InputFormat::native;
+  if (name == "openai") return InputFormat::openai;
+  throw InputError(fmt::format("no format of rows is called '{}'", name), "photon knows its own and OpenAI's",
+                   "use auto, native or openai");
+}
+
+Shard parse_shard(const std::string& text) {
+  Shard shard{-1, 0};
+  const char* end = text.data() + text.size();
+  const auto index = std::from_chars(text.data(), end, shard.index);
+  if (index.ec == std::errc() && index.ptr != end && *index.ptr == '/') {
+    const auto count = std::from_chars(index.ptr + 1, end, shard.count);
+    if (count.ec != std::errc() || count.ptr != end) shard.count = 0;
+  }
+  if (shard.index < 0 || shard.index >= shard.count) {
+    throw InputError(fmt::format("the shard is '{}'", text), "it must be I/N with I from 0 to N - 1",
+                     "write e.g. 0/4 for the first of four");
+  }
+  return shard;
+}
+
 std::optional<PromptLine> PromptReader::next() {
   PromptLine line;
   while (std::getline(*input_, line.text)) {
@@ -105,13 +123,15 @@ std::optional<PromptLine> PromptReader::next() {
     if (line.text.find_first_not_of(" \t\r") == std::string::npos) continue;
     std::string id = std::to_string(line_);
     try {
-      rows::parse(line.text, line_, id);
+      const Json row = rows::parse_object(line.text, line_);
+      rows::read_id(row, id_key(row, format_), id);
       line.key = key_of_id(id);
       line.duplicate = !ids_.insert(line.key);
       if (line.duplicate) line.key = key_of_line(line_);
     } catch (const BadRow&) {
       line.key = key_of_line(line_);
     }
+    if (!shard_.has(line_)) continue;
     return line;
   }
   if (input_->bad())
@@ -129,8 +149,11 @@ Row RequestParser::parse(const PromptLine& line) const {
   RowError error;
   error.line = line.line;
   error.id = std::to_string(line.line);
+  bool openai = limits_.format == InputFormat::openai;
   try {
-    const Json row = rows::parse(line.text, line.line, error.id);
+    const Json row = rows::parse_object(line.text, line.line);
+    openai = is_openai(row, limits_.format);
+    rows::read_id(row, id_key(row, limits_.format), error.id);
     Request request;
     request.line = line.line;
     request.options = defaults_;
@@ -140,29 +163,10 @@ Row RequestParser::parse(const PromptLine& line) const {
       bad(fmt::format("the id {} stands twice in the input", error.id), "results are known by their id",
           "give every row an id of its own", RowError::Kind::duplicate);
     }
-    rows::expect_keys(row, known_keys());
-    for (const auto& [key, value] : row.items()) apply_option(key, value, request.options);
-    const bool has_prompt = row.contains("prompt");
-    const bool has_tokens = row.contains("tokens");
-    if (has_prompt == has_tokens) {
-      bad(has_prompt ? "the row has both prompt and tokens" : "the row has neither prompt nor tokens",
-          "one of them says what to continue", "give exactly one");
-    }
-    if (has_tokens) {
-      request.prompt = rows::tokens("tokens", row["tokens"], limits_.vocab_size);
+    if (openai) {
+      openai::read(row, tokenizer_, limits_, request);
     } else {
-      const std::string prompt = rows::text("prompt", row["prompt"]);
-      if (tokenizer_ == nullptr) bad("the row gives a text", "this model has no tokenizer", "give \"tokens\"");
-      request.prompt = tokenizer_->encode(prompt);
-    }
-    validate(request.options);
-    if (limits_.max_length > 0) {
-      const auto length = static_cast<std::int64_t>(request.prompt.size());
-      if (length >= limits_.max_length) {
-        bad(fmt::format("the prompt has {} tokens", length),
-            fmt::format("the model's max_length is {}", limits_.max_length), "shorten it", RowError::Kind::too_long);
-      }
-      request.options.max_new_tokens = std::min(request.options.max_new_tokens, limits_.max_length - length);
+      read_native(row, tokenizer_, limits_, request);
     }
     return request;
   } catch (const BadRow& row) {
@@ -171,6 +175,7 @@ Row RequestParser::parse(const PromptLine& line) const {
   } catch (const InputError& input_error) {
     error.message = input_error.what();
   }
+  if (openai) error.openai = std::make_shared<const OpenAiRow>();
   return error;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <istream>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -27,12 +28,25 @@ struct GenerationOptions {
 // Errors: InputError naming the option out of range.
 void validate(const GenerationOptions& options);
 
+struct OpenAiRow;    // decode/openai.hpp
+struct PromptGroup;  // decode/prompt_group.hpp
+
+struct FurtherPrompt {
+  std::vector<std::int32_t> tokens;
+  std::int64_t max_new_tokens = 0;
+};
+
 struct Request {
   std::string id;         // as JSON: "\"a\"" or "7"
   std::uint64_t key = 0;  // hash of the id's text, names the row's random numbers
   std::int64_t line = 0;  // of the prompts file, from 0
   std::vector<std::int32_t> prompt;
   GenerationOptions options;
+  // Of rows with several prompts. Their samples follow those of `prompt`, as further samples of the row.
+  std::vector<FurtherPrompt> more_prompts;
+  std::int64_t first_sample = 0;            // of the row's, where the engine has split such a row
+  std::shared_ptr<PromptGroup> group;       // the same
+  std::shared_ptr<const OpenAiRow> openai;  // null: the row is in photon's own form, and so is its result
 
   // Tokens its sequence may grow to.
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(prompt.size()) + options.max_new_tokens; }
@@ -46,16 +60,32 @@ struct RowError {
   std::string id;  // as JSON; the line number when the row gives none
   std::int64_t line = 0;
   std::string message;
+  std::shared_ptr<const OpenAiRow> openai = nullptr;  // null: in photon's own form
 };
 std::string_view name_of(RowError::Kind kind);
 
 using Row = std::variant<Request, RowError>;
 
-// What a row must fit into.
+// photon's own rows, those of OpenAI's batches, or each as it looks like.
+enum class InputFormat { automatic, native, openai };
+InputFormat input_format(const std::string& name);  // "auto" | "native" | "openai". Errors: InputError.
+
+// The part of a file that a job takes: the lines whose number (from 0) leaves `index` when divided by `count`.
+struct Shard {
+  std::int64_t index = 0;
+  std::int64_t count = 1;
+  bool has(std::int64_t line) const { return line % count == index; }
+};
+Shard parse_shard(const std::string& text);  // "I/N", I from 0. Errors: InputError.
+
+// What a row must fit into, and how it is read.
 struct RequestLimits {
   std::int64_t vocab_size = 0;
   std::int64_t max_length =
       0;  // tokens of a sequence; 0 = no limit. max_new_tokens is cut to it, a prompt must be below it
+  InputFormat format = InputFormat::automatic;
+  bool logprobs = false;   // the job keeps them
+  std::string model = {};  // what a result in OpenAI's form says where its row names no model
 };
 
 // A line of the prompts file that holds something.
@@ -66,18 +96,23 @@ struct PromptLine {
   RowKey key;  // what its result is known by
 };
 
-// Reads a prompts file line by line and sees to it that ids stand once: as many as 32 bytes of memory an id.
+// Reads a prompts file line by line and sees to it that ids stand once: as many as 32 bytes of memory an id. Of another
+// shard's rows only the ids are read.
 class PromptReader {
  public:
-  explicit PromptReader(std::istream& input) : input_(&input) {}  // which must outlive this
+  // `input` must outlive this.
+  explicit PromptReader(std::istream& input, InputFormat format = InputFormat::automatic, Shard shard = {})
+      : input_(&input), format_(format), shard_(shard) {}
 
-  // The next line that is not empty; nothing at the end of the input. Errors: Error when reading fails.
+  // The next line of the shard that is not empty; nothing at the end of the input. Errors: Error when reading fails.
   std::optional<PromptLine> next();
 
   std::int64_t bytes_read() const { return bytes_read_; }
 
  private:
   std::istream* input_;
+  InputFormat format_;
+  Shard shard_;
   std::int64_t line_ = -1;
   std::int64_t bytes_read_ = 0;
   KeySet ids_;

@@ -26,7 +26,7 @@ Sample::Sample(const Request& request, std::int64_t index, const Tokenizer* toke
 RowDraw Sample::draw(std::int64_t position) const {
   RowDraw row;
   row.options = request_->options.sampling;
-  row.key = {request_->options.seed, request_->key, static_cast<std::uint64_t>(index_),
+  row.key = {request_->options.seed, request_->key, static_cast<std::uint64_t>(request_->first_sample + index_),
              static_cast<std::uint64_t>(position)};
   return row;
 }
