@@ -3,9 +3,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
-#include <set>
 
-#include "program.hpp"
+#include "use_model.hpp"
 
 namespace photon {
 namespace {
@@ -13,39 +12,7 @@ namespace {
 using nlohmann::json;
 using testing::Outcome;
 
-constexpr const char* tiny = R"(model:
-  vocab_size: 259
-  tokenizer: byte
-  dim: 8
-  levels:
-    - {dim: 12, chunk: 3, prefix: 2, encoder: {layers: 1, heads: 2, ffn: 10}, decoder: {layers: 1, heads: 2, ffn: 10}}
-    - {dim: 12, chunk: 2, prefix: 2, encoder: {layers: 1, heads: 2, ffn: 10}, decoder: {layers: 1, heads: 2, ffn: 10}}
-)";
-
-class UseModel : public testing::ProgramTest {
- protected:
-  void SetUp() override {
-    ProgramTest::SetUp();
-    write("tiny.yaml", tiny);
-    ASSERT_EQ(photon("init --config tiny.yaml --seed 5 --output model").code, 0);
-    std::string rows;
-    for (int i = 0; i < 30; ++i) {
-      rows +=
-          json{{"id", i}, {"prompt", std::string(static_cast<std::size_t>(i % 9), 'q')}, {"max_new_tokens", 1 + i % 12}}
-              .dump();
-      rows += "\n";
-      if (i == 20) rows += "{\"id\": 3, \"prompt\": \"twice\"}\n";
-    }
-    write("prompts.jsonl", rows);
-  }
-
-  std::multiset<std::string> lines(const std::string& name) const {
-    std::ifstream in(path(name));
-    std::multiset<std::string> all;
-    for (std::string line; std::getline(in, line);) all.insert(line);
-    return all;
-  }
-};
+class UseModel : public testing::UseModel {};
 
 constexpr const char* job =
     "generate --model model --prompts prompts.jsonl --temperature 0.9 --seed 3 --max-batch 4 --output ";
