@@ -99,7 +99,8 @@ std::vector<std::string> verify_checkpoint(const std::filesystem::path& folder);
 
 // What --model names: a weights folder; a checkpoint; or a run folder, which stands for its newest whole checkpoint, or
 // for its model/ where there is none. Errors: InputError when it is none of these.
-LoadedModel resolve_model(const std::filesystem::path& path);
+// Of its tensors those wanted are read.
+LoadedModel resolve_model(const std::filesystem::path& path, const WantedParameters& wanted = all_parameters);
 
 enum class FolderKind { weights, checkpoint, run, other };
 FolderKind folder_kind(const std::filesystem::path& path);

@@ -7,22 +7,22 @@ namespace photon {
 namespace fs = std::filesystem;
 namespace {
 
-LoadedModel load_from_checkpoint(const fs::path& folder) {
+LoadedModel load_from_checkpoint(const fs::path& folder, const WantedParameters& wanted) {
   const CheckpointInfo info = read_checkpoint_info(folder);
   LoadedModel model;
   model.config = info.config;
   model.folder = folder;
   model.step = info.state.step;
-  model.parameters = Parameters(model.config, Space::host, "the weights of " + folder.string());
+  model.parameters = Parameters(wanted(model.config), Space::host, "the weights of " + folder.string());
   read_checkpoint_tensors(folder, targets_of(parameter_group, model.parameters));
   return model;
 }
 
-LoadedModel load_from_run(const fs::path& run) {
+LoadedModel load_from_run(const fs::path& run, const WantedParameters& wanted) {
   const std::vector<fs::path> folders = list_checkpoints(run);
   for (const fs::path& folder : folders) {
     try {
-      LoadedModel model = load_from_checkpoint(folder);
+      LoadedModel model = load_from_checkpoint(folder, wanted);
       log_info("using {}", folder.string());
       return model;
     } catch (const DamagedCheckpoint& error) {
@@ -31,7 +31,7 @@ LoadedModel load_from_run(const fs::path& run) {
   }
   if (folder_kind(run / "model") == FolderKind::weights) {
     if (!folders.empty()) log_warning("no checkpoint of {} can be used; using its model/", run.string());
-    return load_weights(run / "model");
+    return load_weights(run / "model", wanted);
   }
   throw InputError(fmt::format("the run {} has no weights", run.string()),
                    folders.empty() ? "nothing was saved yet" : "every checkpoint is incomplete or damaged",
@@ -52,14 +52,14 @@ FolderKind folder_kind(const fs::path& path) {
   return FolderKind::other;
 }
 
-LoadedModel resolve_model(const fs::path& path) {
+LoadedModel resolve_model(const fs::path& path, const WantedParameters& wanted) {
   switch (folder_kind(path)) {
     case FolderKind::weights:
-      return load_weights(path);
+      return load_weights(path, wanted);
     case FolderKind::checkpoint:
-      return load_from_checkpoint(path);
+      return load_from_checkpoint(path, wanted);
     case FolderKind::run:
-      return load_from_run(path);
+      return load_from_run(path, wanted);
     case FolderKind::other:
       break;
   }

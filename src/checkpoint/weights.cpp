@@ -127,13 +127,16 @@ void read_parameters(const WeightFiles& files, const fs::path& folder, Parameter
   for (const ParameterSpec& spec : parameters.specs()) files.read(spec.name, parameters.view(spec.name).host<float>());
 }
 
-LoadedModel load_weights(const fs::path& folder) {
+LoadedModel load_weights(const fs::path& folder, const WantedParameters& wanted) {
   const fs::path config_file = folder / config_name;
   LoadedModel model;
   model.folder = folder;
   model.config = model_config_from_json(read_text_file(config_file), config_file.string());
-  const WeightFiles files(folder);
-  model.parameters = Parameters(model.config, Space::host, "the weights of " + folder.string());
+  model.parameters = Parameters(wanted(model.config), Space::host, "the weights of " + folder.string());
+  WeightFiles files(folder);
+  for (const ParameterSpec& spec : parameters(model.config)) {
+    if (!model.parameters.has(spec.name)) files.ignore(spec.name);
+  }
   read_parameters(files, folder, model.parameters);
   return model;
 }

@@ -12,10 +12,16 @@
 
 namespace photon {
 
+// Which of a model's parameters are read, from hosted_parameters() or parameters(). May refuse the model by throwing.
+using WantedParameters = std::function<std::vector<ParameterSpec>(const ModelConfig& config)>;
+inline std::vector<ParameterSpec> all_parameters(const ModelConfig& config) {
+  return parameters(config);
+}
+
 // A model as it was found on disk.
 struct LoadedModel {
   ModelConfig config;
-  Parameters parameters;         // host, fp32
+  Parameters parameters;         // host, fp32: those wanted
   std::filesystem::path folder;  // where config.tokenizer is looked for
   std::int64_t step = -1;        // of the training run; -1: not known
 };
@@ -29,9 +35,10 @@ void save_weights_folder(const std::filesystem::path& folder, const ModelConfig&
                          DType dtype = DType::f32, const std::filesystem::path& tokenizer_file = {},
                          std::uint64_t shard_bytes = default_shard_bytes);
 
-// Reads a weights folder. Checksums are checked where the files record them. Errors: InputError naming the first
-// missing, unknown or misshaped tensor, a damaged one, or the key of config.json that is wrong.
-LoadedModel load_weights(const std::filesystem::path& folder);
+// Reads a weights folder, of its tensors those wanted. Checksums are checked where the files record them. Errors:
+// InputError naming the first missing, unknown or misshaped tensor, a damaged one, or the key of config.json that is
+// wrong.
+LoadedModel load_weights(const std::filesystem::path& folder, const WantedParameters& wanted = all_parameters);
 
 // Reads every byte. Returns what is wrong, in words; empty when the folder is whole.
 std::vector<std::string> verify_weights(const std::filesystem::path& folder);

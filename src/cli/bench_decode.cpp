@@ -7,16 +7,18 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "blueprint/parameters.hpp"
 #include "cli/bench.hpp"
 #include "cli/decode_measure.hpp"
-#include "cli/one_process.hpp"
 #include "cli/place_options.hpp"
-#include "decode/engine.hpp"
+#include "cli/shards_option.hpp"
+#include "decode/decode_group.hpp"
 #include "kernels/matrix_library.hpp"
 #include "support/error.hpp"
+#include "support/log.hpp"
 
 namespace photon::cli {
 namespace {
@@ -29,52 +31,78 @@ struct Options {
   DecodeCase one;
   std::vector<std::string> cases;
   DecodeRun run;
+  int shards = 0;
   bool no_graphs = false;
   bool table = false;
 };
 
-void print_case(const OpenModel& model, const Place& place, const Options& options, const DecodeCase& c) {
-  const DecodeMeasured m = measure_decode(model, place, c, options.run);
-  const auto new_tokens = static_cast<double>(c.batch * c.new_tokens);
+// On ranks that take prompts; each decodes a batch of its own, and rank 0 prints what all do together.
+void print_case(DecodeGroup& group, const Place& place, const Options& options, const DecodeCase& c) {
+  DecodeRun how = options.run;
+  how.before_timing = [&] { group.peers().barrier(); };
+  const ModelConfig& config = group.model().config();
+  const DecodeMeasured m = measure_decode(config, group.source(), place, c, how);
+  const auto slowest = [&](double seconds) { return group.peers().all_reduce(seconds, Reduction::max); };
+  const double seconds = slowest(m.seconds);
+  const double decode_seconds = slowest(m.decode_seconds);
+  const double prefill_seconds = slowest(m.prefill_seconds);
+  if (group.peers().rank() != 0) return;
+  const std::int64_t rows = c.batch * group.layout().num_groups();
+  const auto new_tokens = static_cast<double>(rows * c.new_tokens);
   const nlohmann::ordered_json line = {
       {"bench", "decode"},
       {"model", options.preset.empty() ? options.model : options.preset},
-      {"parameters", num_parameters(model.config())},
+      {"parameters", num_parameters(config)},
       {"device", place.device_name()},
       {"precision", place.precision_name()},
       {"numerics", options.numerics},
+      {"ranks", group.layout().num_ranks},
+      {"shards", group.layout().shards},
       {"mode", c.mode},
-      {"batch", c.batch},
+      {"batch", rows},
       {"prompt", c.prompt},
       {"new_tokens", c.new_tokens},
       {"threads", omp_get_max_threads()},
-      {"tokens_per_second", new_tokens / m.decode_seconds},
-      {"end_to_end_tokens_per_second", new_tokens / m.seconds},
-      {"prompt_tokens_per_second", static_cast<double>(c.batch * c.prompt) / std::max(m.prefill_seconds, 1e-9)},
-      {"decode_seconds", m.decode_seconds},
-      {"prefill_seconds", m.prefill_seconds},
-      {"other_seconds", m.seconds - m.decode_seconds - m.prefill_seconds},
-      {"seconds", m.seconds},
+      {"tokens_per_second", new_tokens / decode_seconds},
+      {"end_to_end_tokens_per_second", new_tokens / seconds},
+      {"prompt_tokens_per_second", static_cast<double>(rows * c.prompt) / std::max(prefill_seconds, 1e-9)},
+      {"decode_seconds", decode_seconds},
+      {"prefill_seconds", prefill_seconds},
+      {"other_seconds", seconds - decode_seconds - prefill_seconds},
+      {"seconds", seconds},
       {"matrix_library", place.space() == Space::host ? matrix_library() : "cuBLASLt"},
-      {"cache_bytes", m.cache_bytes},
+      {"cache_bytes", m.cache_bytes * group.layout().num_groups()},
   };
   std::cout << line.dump() << std::endl;
 }
 
-void measure_all(Options options) {
+void measure_all(World& world, Options options) {
   if (options.preset.empty() == options.model.empty()) {
     throw InputError("bench decode measures one model", "it takes either --preset or --model", "give one of them");
   }
   options.run.graphs = !options.no_graphs;
+  options.run.ranks_per_host = world.local_size();
   std::vector<DecodeCase> cases;
   for (const std::string& text : options.cases) cases.push_back(parse_decode_case(text));
   if (cases.empty()) cases.push_back(options.one);
   for (const DecodeCase& c : cases) (void)generation_mode(c.mode);
+  const DecodeLayout layout = decode_layout(world.size(), options.shards);
+  if (world.size() > 1 && space_of_device(options.place.device) == Space::device) {
+    throw InputError("bench decode on several ranks with GPUs", "it measures one GPU, or ranks of CPUs",
+                     "start one process, or add --device cpu");
+  }
   const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics));
-  if (options.table) return print_decode_table(options.preset, place);
-  const OpenModel model = options.preset.empty() ? open_model(options.model, place.space(), place.dtype())
-                                                 : fresh_model(preset(options.preset), 1, place.space(), place.dtype());
-  for (const DecodeCase& c : cases) print_case(model, place, options, c);
+  if (options.table) {
+    if (world.size() > 1) throw InputError("--table on several ranks", "it is of one device", "start one process");
+    return print_decode_table(options.preset, place);
+  }
+  OpenModel model = options.preset.empty()
+                        ? open_model_on(layout, world.rank(), options.model, place.space(), place.dtype())
+                        : fresh_model_on(layout, world.rank(), preset(options.preset), 1, place.space(), place.dtype());
+  DecodeGroup group(world, layout, std::move(model), place.context());
+  if (!group.takes_prompts()) return group.serve(nullptr);
+  for (const DecodeCase& c : cases) print_case(group, place, options, c);
+  group.finish(false);
 }
 
 }  // namespace
@@ -85,7 +113,9 @@ void add_bench_decode(CLI::App& bench) {
       bench.add_subcommand("decode",
                            "Decodes random prompts greedily, all rows at once and to their full length, and prints one "
                            "JSON line a case: new tokens a\n"
-                           "second of decoding alone (tokens_per_second, prompts encoded before) and of everything.");
+                           "second of decoding alone (tokens_per_second, prompts encoded before) and of everything. On "
+                           "several ranks every\n"
+                           "group of ranks decodes such a batch.");
   command->footer("Example:\n  photon bench decode --preset photon-60m --batch 64 --prompt 128 --new-tokens 128");
   auto* name =
       command->add_option("--preset", options->preset, "a preset's name, with fresh weights")->type_name("NAME");
@@ -115,12 +145,17 @@ void add_bench_decode(CLI::App& bench) {
           "instead of --mode, --batch, --prompt and --new-tokens: MODE:BATCH:PROMPT:NEW_TOKENS; may be repeated")
       ->type_name("CASE")
       ->allow_extra_args(false);
+  add_shards_option(*command, options->shards);
   command->add_flag("--no-graphs", options->no_graphs, "on a GPU: queue every op of every step anew");
   command->add_flag("--table", options->table,
                     "instead of a case: tokens a second for a GiB of cache of the preset in HierGen and RecGen, of its "
                     "windowed form,\nand of vanilla and block models of its size, each at its best batch");
   add_place_options(*command, options->place);
-  command->callback([options] { run_in_one_process("bench decode", [&] { measure_all(*options); }); });
+  command->callback([options] {
+    World world;
+    init_logging(world.rank(), world.size());
+    world.run([&] { measure_all(world, *options); });
+  });
 }
 
 }  // namespace photon::cli

@@ -38,9 +38,10 @@ std::vector<Request> random_prompts(const DecodeCase& c, std::int64_t vocabulary
   return requests;
 }
 
-std::int64_t memory_for(const OpenModel& model, const Place& place, const DecodeCase& c) {
-  if (place.space() == Space::host) return 2 * default_cache_memory();
-  return cache_memory(place, model.config(), generation_mode(c.mode) == GenerationMode::recgen);
+std::int64_t memory_for(const ModelConfig& config, const Place& place, const DecodeCase& c,
+                        std::int64_t ranks_per_host) {
+  if (place.space() == Space::host) return 2 * default_cache_memory() / ranks_per_host;
+  return cache_memory(place, config, generation_mode(c.mode) == GenerationMode::recgen);
 }
 
 }  // namespace
@@ -65,25 +66,26 @@ DecodeCase parse_decode_case(const std::string& text) {
   return result;
 }
 
-std::int64_t most_decode_rows(const OpenModel& model, const Place& place, const DecodeCase& c) {
-  const DecoderSource source = decoder_source(*model.model, place.context());
+std::int64_t most_decode_rows(const ModelConfig& config, const DecoderSource& source, const Place& place,
+                              const DecodeCase& c) {
   const std::int64_t tokens = std::max(c.reserve_tokens, c.prompt + c.new_tokens);
   const std::int64_t rounded = (tokens + tokens / 8 + source.group_tokens) / source.group_tokens * source.group_tokens;
-  return memory_for(model, place, c) / source.slot_bytes(rounded);
+  return memory_for(config, place, c, 1) / source.slot_bytes(rounded);
 }
 
-DecodeMeasured measure_decode(const OpenModel& model, const Place& place, const DecodeCase& c, const DecodeRun& how) {
+DecodeMeasured measure_decode(const ModelConfig& config, const DecoderSource& source, const Place& place,
+                              const DecodeCase& c, const DecodeRun& how) {
   EngineOptions options;
   options.mode = generation_mode(c.mode);
-  if (options.mode == GenerationMode::recgen) require_recgen(model.config());
+  if (options.mode == GenerationMode::recgen) require_recgen(config);
   options.max_batch = c.batch;
-  options.memory_bytes = memory_for(model, place, c);
+  options.memory_bytes = memory_for(config, place, c, how.ranks_per_host);
   options.look_ahead = how.look_ahead;
   options.graphs = how.graphs;
   options.reserve_tokens = c.reserve_tokens;
-  Engine engine(decoder_source(*model.model, place.context()), nullptr, -1, options);
+  Engine engine(source, nullptr, -1, options);
   Discard discard;
-  const std::vector<Request> requests = random_prompts(c, model.config().vocab_size);
+  const std::vector<Request> requests = random_prompts(c, config.vocab_size);
   const auto run = [&](std::int64_t rounds) {
     std::size_t at = 0;
     engine.run([&]() { return at < requests.size() ? std::optional<Row>(requests[at++]) : std::nullopt; }, discard,
@@ -97,6 +99,7 @@ DecodeMeasured measure_decode(const OpenModel& model, const Place& place, const 
     throw Error(fmt::format("the caches of {} sequences do not fit", c.batch),
                 fmt::format("the memory that is free holds {}", before.num_slots), "choose a smaller --batch");
   }
+  if (how.before_timing) how.before_timing();
   const auto start = std::chrono::steady_clock::now();
   const EngineStatistics after = run(-1);
   return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
+#include "decode/engine.hpp"
 #include "decode/open_model.hpp"
 #include "decode/place.hpp"
 
@@ -21,6 +23,8 @@ struct DecodeCase {
 struct DecodeRun {
   std::int64_t look_ahead = 0;
   bool graphs = true;
+  std::int64_t ranks_per_host = 1;      // that share its memory
+  std::function<void()> before_timing;  // may be empty: waits for other ranks
 };
 
 struct DecodeMeasured {
@@ -34,11 +38,13 @@ struct DecodeMeasured {
 DecodeCase parse_decode_case(const std::string& text);
 
 // The most rows of a case whose caches fit.
-std::int64_t most_decode_rows(const OpenModel& model, const Place& place, const DecodeCase& c);
+std::int64_t most_decode_rows(const ModelConfig& config, const DecoderSource& source, const Place& place,
+                              const DecodeCase& c);
 
 // The last of several runs on the same caches: the ones before choose algorithms and record steps. Errors: Error when
 // the rows' caches do not fit.
-DecodeMeasured measure_decode(const OpenModel& model, const Place& place, const DecodeCase& c, const DecodeRun& how);
+DecodeMeasured measure_decode(const ModelConfig& config, const DecoderSource& source, const Place& place,
+                              const DecodeCase& c, const DecodeRun& how);
 
 // photon bench decode --table: throughput for a GiB of cache, of a preset and of its relatives, as JSON lines.
 void print_decode_table(const std::string& preset_name, const Place& place);

@@ -71,14 +71,16 @@ DecodeCase middle_of(const Variant& v, std::int64_t prompt, std::int64_t new_tok
 void print_decode_table(const std::string& preset_name, const Place& place) {
   for (const Variant& v : variants_of(preset_name)) {
     const OpenModel model = fresh_model(v.config, 1, place.space(), place.dtype());
+    const DecoderSource source = decoder_source(*model.model, place.context());
     for (const auto& [prompt, new_tokens] : {std::pair<std::int64_t, std::int64_t>{2048, 128}, {128, 2048}}) {
       DecodeCase c = middle_of(v, prompt, new_tokens);
       // From the largest batch that fits downwards, as long as a smaller one is faster.
       double best = 0;
       std::int64_t best_batch = 0;
       std::int64_t cache_bytes = 0;
-      for (c.batch = std::max<std::int64_t>(most_decode_rows(model, place, c), 1); c.batch > 0; c.batch /= 2) {
-        const DecodeMeasured m = measure_decode(model, place, c, {});
+      for (c.batch = std::max<std::int64_t>(most_decode_rows(v.config, source, place, c), 1); c.batch > 0;
+           c.batch /= 2) {
+        const DecodeMeasured m = measure_decode(v.config, source, place, c, {});
         const double rate = static_cast<double>(c.batch * c.new_tokens) / m.decode_seconds;
         if (rate <= best) break;
         best = rate;

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstring>
 
+#include "blueprint/modules.hpp"
 #include "fixtures.hpp"
 #include "storage/publish.hpp"
 #include "support/error.hpp"
@@ -386,6 +388,31 @@ TEST(ResolveModel, TakesEveryKindOfFolder) {
   save_weights_folder(run.path / "model", run.config, run.parameters);
   EXPECT_TRUE(testing::same_bits(resolve_model(run.path).parameters, run.parameters));
   EXPECT_TRUE(testing::same_bits(resolve_model(run.path / "model").parameters, run.parameters));
+}
+
+TEST(ResolveModel, ReadsTheTensorsThatAreWantedAlone) {
+  const TemporaryFolder folder;
+  SmallRun run(folder / "run");
+  run.save(1);
+  save_weights_folder(run.path / "model", run.config, run.parameters);
+  for (const fs::path& path : {run.path, run.step(1), run.path / "model"}) {
+    for (const LayerRange& layers : {coarse_layers(run.config), chunk_layers(run.config)}) {
+      const LoadedModel part =
+          resolve_model(path, [&](const ModelConfig& config) { return hosted_parameters(config, layers); });
+      EXPECT_EQ(part.parameters.flat().numel(), flat_size(hosted_parameters(run.config, layers)));
+      EXPECT_LT(part.parameters.flat().numel(), run.parameters.flat().numel());
+      for (const ParameterSpec& spec : part.parameters.specs()) {
+        EXPECT_EQ(std::memcmp(part.parameters.view(spec.name).data(), run.parameters.view(spec.name).data(),
+                              static_cast<std::size_t>(spec.numel()) * sizeof(float)),
+                  0)
+            << spec.name;
+      }
+    }
+  }
+  const auto refuse = [](const ModelConfig&) -> std::vector<ParameterSpec> {
+    throw InputError("not this one", "", "");
+  };
+  EXPECT_ERROR(resolve_model(run.path, refuse), InputError, "not this one");
 }
 
 TEST(ResolveModel, ACheckpointCarriesItsTokenizer) {

@@ -1,0 +1,12 @@
+// --shards, of the commands that decode.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace photon::cli {
+
+void add_shards_option(CLI::App& command, int& shards);
+
+}  // namespace photon::cli
