@@ -5,6 +5,7 @@
 #include <chrono>
 #include <fstream>
 #include <memory>
+#include <thread>
 
 #include "decode/output.hpp"
 #include "decode/progress.hpp"
@@ -42,6 +43,29 @@ std::int64_t count_rows(const std::filesystem::path& path, const Shard& shard) {
   return rows;
 }
 
+// The rows of the prompts. A pipe that holds none now gives none now: the rows there are go on meanwhile, and signals
+// are heard.
+class PromptRows : public RowSource {
+ public:
+  PromptRows(std::istream& input, bool is_pipe) : input_(input), is_pipe_(is_pipe) {}
+  std::optional<Row> next() override { return next_row(); }
+  bool ended() const override { return at_end; }
+
+  bool has_input() {
+    if (!is_pipe_ || input_.rdbuf()->in_avail() != 0) return true;
+    if (idle) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return false;
+  }
+
+  std::function<std::optional<Row>()> next_row;
+  bool at_end = false;
+  bool idle = true;  // nothing is being decoded
+
+ private:
+  std::istream& input_;
+  bool is_pipe_;
+};
+
 }  // namespace
 
 std::int64_t default_cache_memory() {
@@ -71,17 +95,22 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
                               options.engine.logprobs, options.model_name});
   GenerateSummary summary;
   const auto too_many_errors = [&] { return options.max_errors >= 0 && output.num_errors() > options.max_errors; };
-  const auto next = [&]() -> std::optional<Row> {
-    while (!too_many_errors()) {
+  PromptRows rows(*input, options.prompts == "-");
+  rows.next_row = [&]() -> std::optional<Row> {
+    while (!too_many_errors() && rows.has_input()) {
       const std::optional<PromptLine> line = prompts.next();
-      if (!line) break;
+      if (!line) {
+        rows.at_end = true;
+        break;
+      }
       if (!output.has(line->key)) return parser.parse(*line);
       ++summary.num_resumed;
     }
     return std::nullopt;
   };
   Engine engine(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine);
-  const bool done = engine.run(next, output, [&](const EngineStatistics& statistics) {
+  const bool done = engine.run(rows, output, [&](const EngineStatistics& statistics) {
+    rows.idle = statistics.num_active == 0;
     progress.update(progress_figures(statistics, summary.num_resumed));
     output.poll();
     return !stop_requested() && !too_many_errors();

@@ -1,6 +1,7 @@
 #include "storage/byte_stream.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 #include <xxhash.h>
 #include <zlib.h>
@@ -35,6 +36,12 @@ int open_file(const std::filesystem::path& file) {
   return descriptor;
 }
 
+// Whether read() would not wait; an end and an error are to be read too.
+bool readable(int descriptor) {
+  pollfd waiting{descriptor, POLLIN, 0};
+  return ::poll(&waiting, 1, 0) != 0;
+}
+
 // The file on disk, a block at a time. Closes its descriptor unless that is stdin's.
 class DiskFile {
  public:
@@ -62,6 +69,7 @@ class DiskFile {
   }
   void take(std::size_t count) { begin_ += count; }
 
+  bool ready() const { return begin_ < end_ || readable(descriptor_); }
   const std::filesystem::path& path() const { return path_; }
   std::uint64_t taken() const { return bytes_ - (end_ - begin_); }
   SourceDigest digest() const { return {path_, bytes_, XXH3_64bits_digest(hash_.get())}; }
@@ -105,6 +113,7 @@ class PlainStream final : public ByteStream {
     return count;
   }
   std::uint64_t whole_bytes() const override { return disk_->taken(); }
+  bool ready() const override { return disk_->ready(); }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -151,6 +160,7 @@ class GzipStream final : public ByteStream {
     return filled;
   }
   std::uint64_t whole_bytes() const override { return whole_; }
+  bool ready() const override { return disk_->ready(); }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -200,6 +210,7 @@ class ZstdStream final : public ByteStream {
     return output.pos;
   }
   std::uint64_t whole_bytes() const override { return whole_; }
+  bool ready() const override { return disk_->ready(); }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -218,21 +229,29 @@ class ZstdStream final : public ByteStream {
 // A stream's bytes behind the interface of the standard library. Owns the count of bytes that the stream reports to.
 class ByteBuffer final : public std::streambuf {
  public:
-  explicit ByteBuffer(const std::filesystem::path& file)
-      : stream_(file == "-" ? ByteStream::open_stdin(progress_) : ByteStream::open(file, progress_)),
-        block_(block_bytes) {}
+  explicit ByteBuffer(const std::filesystem::path& file) : block_(block_bytes) {
+    if (file != "-") stream_ = ByteStream::open(file, progress_);
+  }
 
  protected:
   int_type underflow() override {
+    if (!stream_) stream_ = ByteStream::open_stdin(progress_);  // which waits for its first bytes
     const std::size_t count = stream_->read_some(block_);
+    filled_ = count == block_.size();
     setg(block_.data(), block_.data(), block_.data() + count);
     return count == 0 ? traits_type::eof() : traits_type::to_int_type(block_[0]);
+  }
+
+  // Where a block was full, a decompressor may hold more.
+  std::streamsize showmanyc() override {
+    return filled_ || (stream_ ? stream_->ready() : readable(STDIN_FILENO)) ? 1 : 0;
   }
 
  private:
   std::atomic<std::uint64_t> progress_ = 0;
   std::unique_ptr<ByteStream> stream_;
   std::vector<char> block_;
+  bool filled_ = false;
 };
 
 class TextStream final : public std::istream {

@@ -40,6 +40,8 @@ class ByteStream {
   std::size_t read(std::span<char> out);
   // The same, but gives what is there: from a pipe, a line as soon as it was written. 0 only at the end.
   virtual std::size_t read_some(std::span<char> out) = 0;
+  // Whether read_some() would not wait, as far as the file is concerned: false for a pipe that holds nothing now.
+  virtual bool ready() const = 0;
   // Bytes on disk up to the end of the last whole member or frame that was read; of a plain file, all that was read.
   virtual std::uint64_t whole_bytes() const = 0;
   // Complete once read() has given 0.
@@ -47,7 +49,8 @@ class ByteStream {
 };
 
 // A text file, decompressed, as a stream of lines; "-" is stdin. Reading it throws the stream's own InputError where
-// the file is damaged or cut short. Errors: InputError when it cannot be read.
+// the file is damaged or cut short; rdbuf()->in_avail() is 0 while a pipe holds nothing. Errors: InputError when it
+// cannot be read.
 std::unique_ptr<std::istream> open_text(const std::filesystem::path& file);
 
 }  // namespace photon

@@ -176,6 +176,24 @@ TEST_F(GenerateFiles, TheTimeLimitEndsTheJobLikeASignal) {
   EXPECT_EQ(photon(greedy + "-1").code, 2);
 }
 
+TEST_F(GenerateFiles, RowsOfAPipeAreDecodedAsTheyCome) {
+  // The second row is written when the first result is there.
+  const Outcome outcome = program(
+      "{ echo '{\"id\": 1, \"prompt\": \"a\", \"max_new_tokens\": 1}'; for i in $(seq 1200); do [ -s out.jsonl ] && "
+      "break; sleep 0.05; done; "
+      "echo '{\"id\": 2, \"prompt\": \"b\", \"max_new_tokens\": 1}'; } | '" PHOTON_BINARY "' " +
+      std::string(job) + "--prompts - --output out.jsonl");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(lines("out.jsonl").size(), 2U);
+  // A pipe that stays silent keeps nobody from stopping.
+  write("first.jsonl", "{\"id\": 3, \"prompt\": \"c\", \"max_new_tokens\": 1}\n");
+  const Outcome silent = program(
+      "{ cat first.jsonl; for i in $(seq 1200); do [ -e code ] && break; sleep 0.05; done; } | { '" PHOTON_BINARY "' " +
+      std::string(job) + "--prompts - --output out.jsonl --time-limit 1; echo $? > code; }");
+  EXPECT_EQ(read(path("code")), "75\n") << silent.err;
+  EXPECT_GE(lines("out.jsonl").size(), 2U);
+}
+
 TEST_F(GenerateFiles, ProgressAsJson) {
   const Outcome outcome =
       run("--prompts prompts.jsonl --output out.jsonl --progress-json progress.jsonl --progress-every 0.001");
@@ -212,7 +230,8 @@ TEST_F(GenerateFiles, ProgressAsJson) {
 TEST_F(GenerateFiles, AReaderThatGoesAwayEndsTheJob) {
   // The row after the first comes when the reader is gone for certain.
   const Outcome outcome = program(
-      "{ { echo '{\"id\": 1, \"prompt\": \"a\", \"max_new_tokens\": 1}'; while ! [ -e gone ]; do sleep 0.05; done; "
+      "{ { echo '{\"id\": 1, \"prompt\": \"a\", \"max_new_tokens\": 1}'; for i in $(seq 1200); do [ -e gone ] && "
+      "break; sleep 0.05; done; "
       "sleep 0.5; "
       "echo '{\"id\": 2, \"prompt\": \"b\", \"max_new_tokens\": 1}'; } | { '" PHOTON_BINARY "' " +
       std::string(job) + "--prompts - --output - ; echo $? > code; } | { exec <&-; touch gone; }; }");
