@@ -21,6 +21,7 @@ Cluster make_cluster(const ClusterConfig& config, Precision precision) {
           .memory_bytes = static_cast<std::int64_t>(config.memory * 0x1p30),
           .flops = rate * 1e12 * config.efficiency,
           .memory_bandwidth = config.memory_bandwidth * 1e9,
+          .op_overhead = config.op_overhead * 1e-6,
           .within_node = link(config.link_within_node),
           .between_nodes = link(config.link_between_nodes)};
 }

@@ -23,6 +23,7 @@ struct Cluster {
   std::int64_t memory_bytes = 0;  // a rank
   double flops = 0;               // FLOP/s of a rank in a model's matrix products
   double memory_bandwidth = 0;    // bytes/s of a rank
+  double op_overhead = 0;         // seconds of an op of a decoding step beside its arithmetic and traffic
   Link within_node;
   Link between_nodes;
 

@@ -61,4 +61,7 @@ std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_toke
 // What of it is left where the chunks of level 1 are decoded elsewhere: without level 1's decoder and lookback.
 std::int64_t coarse_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element = f32_bytes);
 
+// Bytes that a macro-step of decoding needs for each of its rows besides, at most.
+std::int64_t decode_step_row_bytes(const ModelConfig& config, std::int64_t element = f32_bytes);
+
 }  // namespace photon

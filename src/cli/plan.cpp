@@ -9,6 +9,7 @@
 
 #include "blueprint/parameters.hpp"
 #include "cli/commands.hpp"
+#include "cli/plan_decode.hpp"
 #include "config/cluster_config.hpp"
 #include "config/run_config.hpp"
 #include "partition/cluster.hpp"
@@ -29,13 +30,17 @@ constexpr const char* description =
     "holds, and the predicted time of a training step, from the very programs that ranks would carry out. The layout\n"
     "is the one of the configuration's section `parallel`, on as many ranks as the cluster has devices; --search "
     "finds\n"
-    "the fastest one instead. Layouts that do not fit are refused, with the nearest that does.";
+    "the fastest one instead. Layouts that do not fit are refused, with the nearest that does. --decode plans "
+    "decoding:\n"
+    "replicas of the whole model, or coarse ranks with decoder shards, whatever gives most tokens a second.";
 
 constexpr const char* examples =
     "Examples:\n"
     "  photon plan --config configs/train/quickstart-pipeline.yaml --cluster configs/cluster/four-h100.yaml\n"
     "  photon plan --config configs/train/photon-600m.yaml --cluster configs/cluster/eight-h100.yaml --search --trace "
-    "t.json";
+    "t.json\n"
+    "  photon plan --config configs/train/photon-600m.yaml --cluster configs/cluster/four-h100.yaml --decode "
+    "--prompt-tokens 2048";
 
 struct Options {
   std::string config;
@@ -44,6 +49,8 @@ struct Options {
   std::string trace;
   bool search = false;
   bool json = false;
+  bool decode = false;
+  DecodeOptions decoding;
 };
 
 double step_flops(const Plan& plan, const RankCost& cost) {
@@ -162,6 +169,13 @@ void print_table(const RunConfig& config, const Cluster& cluster, const Plan& pl
 
 void plan(const Options& options) {
   RunConfig config = load_run_config(options.config, options.overrides);
+  if (options.decode) {
+    if (options.search || !options.trace.empty())
+      throw InputError("--search and --trace are of training", "--decode was given, which tries every layout by itself",
+                       "leave them out");
+    print_decode_plan(config, load_cluster_config(options.cluster), options.decoding, options.json);
+    return;
+  }
   const Cluster cluster = make_cluster(load_cluster_config(options.cluster), config.train.precision);
   if (options.search) config.parallel = fastest_layout(config, cluster);
   const Plan found = plan_given(config, cluster);
@@ -205,6 +219,8 @@ void add_plan(CLI::App& app) {
       ->add_option("--trace", options->trace,
                    "also write the predicted step of a replica as a trace file, for ui.perfetto.dev")
       ->type_name("FILE");
+  command->add_flag("--decode", options->decode, "plan decoding instead of training");
+  add_decode_options(*command, options->decoding);
   command->callback([options] { plan(*options); });
 }
 

@@ -25,6 +25,7 @@ struct ClusterConfig {
   MatrixRates matrix_rate;
   double efficiency = 1;        // share of the matrix rate that whole passes of a model reach
   double memory_bandwidth = 0;  // GB/s a device
+  double op_overhead = 0;       // microseconds of each op of a decoding step beside its arithmetic and traffic
   LinkConfig link_within_node;
   LinkConfig link_between_nodes;
 

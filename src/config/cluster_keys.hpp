@@ -41,6 +41,11 @@ void describe_cluster(Visitor& v, Cluster& c) {
                .at_most(1),
            c.efficiency);
   v.scalar(Key("memory_bandwidth", "GB/s", "of a device, in copies").above(0).required(), c.memory_bandwidth);
+  v.scalar(Key("op_overhead", "microseconds",
+               "of each op of a decoding step, from the end of the one before, beside its arithmetic and traffic; for "
+               "`photon plan --decode`")
+               .at_least(0),
+           c.op_overhead);
   v.group(Key("link_within_node", "", "between two devices of a node"),
           [&](auto& inner) { describe_link(inner, c.link_within_node); });
   v.group(Key("link_between_nodes", "", "between two devices of different nodes"),

@@ -26,25 +26,7 @@ std::int64_t slot_cache_bytes(const ModelConfig& config, std::int64_t max_tokens
 }
 
 std::int64_t step_row_bytes(const ModelConfig& config, DType dtype) {
-  const auto layer = [](const StackConfig& stack, std::int64_t width, std::int64_t positions) {
-    const std::int64_t kv = stack.kv_heads * (width / stack.heads);
-    return positions * (7 * width + 2 * kv + 3 * stack.ffn);
-  };
-  std::int64_t elements = 0;
-  std::int64_t most = 0;
-  if (config.type == ModelType::vanilla) {
-    elements = 2 * config.dim;
-    most = layer(config.stack, config.dim, 1);
-  }
-  for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
-    const LevelConfig& c = config.levels[static_cast<std::size_t>(l - 1)];
-    const std::int64_t below = config.width(l - 1);
-    const std::int64_t start = c.prefix + config.level_lookback(l);
-    elements += (start + 1 + c.chunk) * below + 3 * c.dim;
-    most = std::max({most, layer(c.decoder, below, start), layer(c.encoder, c.dim, 1)});
-  }
-  const std::int64_t bytes = (elements + most) * element_bytes(dtype) + config.vocab_size * 4 + 4096;
-  return bytes + bytes / 8;  // steps are padded by up to an eighth
+  return decode_step_row_bytes(config, element_bytes(dtype));
 }
 
 void IncrementalDecoder::show_logits(const Context& ctx, const ConstTensorView& logits, std::int64_t begin,

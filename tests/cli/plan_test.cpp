@@ -162,5 +162,39 @@ TEST_F(PlanCommand, ShippedFilesArePlanned) {
   EXPECT_NE(large.out.find("on 1024 ranks"), std::string::npos) << large.out;
 }
 
+TEST_F(PlanCommand, PlansDecoding) {
+  const Outcome table = plan("--decode --prompt-tokens 512 --new-tokens 64");
+  ASSERT_EQ(table.code, 0) << table.err;
+  for (const char* part : {"HierGen in bf16: 64 new tokens after prompts of 512", "4 replicas",
+                           "coarse rank + 3 shards", "chosen: 4 replicas, ", "top cache"}) {
+    EXPECT_NE(table.out.find(part), std::string::npos) << part << "\n" << table.out;
+  }
+  const Outcome outcome = plan("--decode --json --mode recgen --batch 64 --shards 3");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.out);
+  ASSERT_EQ(json["layouts"].size(), 1U);
+  const auto& layout = json["layouts"][0];
+  EXPECT_EQ(layout["rows"], 64);
+  ASSERT_EQ(layout["ranks"].size(), 2U);
+  EXPECT_EQ(layout["ranks"][0]["role"], "coarse");
+  EXPECT_EQ(layout["ranks"][1]["rows"], 22);
+  std::int64_t sum = 0;
+  for (const auto& [key, bytes] : layout["ranks"][0]["memory_bytes"].items()) {
+    if (key != "total") sum += bytes.get<std::int64_t>();
+  }
+  EXPECT_EQ(layout["ranks"][0]["memory_bytes"]["total"], sum);
+
+  const auto refused = [&](const std::string& more, const std::string& part) {
+    const Outcome refusal = plan("--decode " + more);
+    EXPECT_EQ(refusal.code, 2) << refusal.out;
+    EXPECT_NE(refusal.err.find(part), std::string::npos) << refusal.err;
+  };
+  refused("--shards 2", "or use --shards ");
+  refused("--batch 10000000", "the nearest that fits is --batch ");
+  refused("--precision fp32", "gives no matrix rate");
+  refused("--search", "of training");
+  refused("--mode fast", "use hiergen or recgen");
+}
+
 }  // namespace
 }  // namespace photon
