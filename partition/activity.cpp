@@ -22,7 +22,6 @@ Activity activity_of(Op op) {
     case Op::backward_input:
     case Op::backward_weight:
     case Op::backward:
-    case Op::recompute:
     case Op::step:
       return Activity::compute;
     case Op::receive:

@@ -14,7 +14,7 @@
 namespace photon {
 namespace {
 
-constexpr std::int64_t float_bytes = 4;
+constexpr std::int64_t float_bytes = 4;   // of gradients, moments and the weights' masters
 constexpr double norm_traffic = 4;        // bytes a parameter: the gradient is read
 constexpr double optimizer_traffic = 28;  // weight, gradient and two moments read, all but the gradient written
 
@@ -32,11 +32,11 @@ std::int64_t weights_read(const ModelConfig& config, const LayerRange& layers) {
 // What a forward pass writes of a module's part and its backward reads: its stack's activations and its outputs.
 // Encoders take `sequences` whole sequences, decoders `groups` of their groups.
 double module_activations(const ModelConfig& config, std::int64_t module, const StackPart& part, std::int64_t sequences,
-                          std::int64_t tokens, std::int64_t groups) {
+                          std::int64_t tokens, std::int64_t groups, std::int64_t element) {
   if (config.type == ModelType::vanilla) {
     return static_cast<double>(
-        stack_saved_bytes(config.stack, part, config.dim, AttentionKind::stream, {sequences, tokens, tokens}) +
-        sequences * tokens * config.dim * float_bytes);
+        stack_saved_bytes(config.stack, part, config.dim, AttentionKind::stream, {sequences, tokens, tokens}, element) +
+        sequences * tokens * config.dim * element);
   }
   const std::int64_t num_levels = config.num_levels();
   const bool encodes = module < num_levels;
@@ -45,15 +45,15 @@ double module_activations(const ModelConfig& config, std::int64_t module, const 
   const auto units = [&](std::int64_t at) { return groups * (config.group_tokens() / config.cumulative_chunk(at)); };
   if (encodes) {
     const std::int64_t positions = units(l) / sequences;
-    return static_cast<double>(
-        stack_saved_bytes(level.encoder, part, level.dim, AttentionKind::stream, {sequences, positions, positions}) +
-        2 * units(l) * level.dim * float_bytes);
+    return static_cast<double>(stack_saved_bytes(level.encoder, part, level.dim, AttentionKind::stream,
+                                                 {sequences, positions, positions}, element) +
+                               2 * units(l) * level.dim * element);
   }
   const std::int64_t positions = config.decoder_positions(l);
   const StackShape shape{units(l), positions, part.ends() ? level.chunk : positions};
   const std::int64_t below = config.width(l - 1);
-  return static_cast<double>(stack_saved_bytes(level.decoder, part, below, AttentionKind::group, shape) +
-                             (shape.rows() + shape.output_rows()) * below * float_bytes);
+  return static_cast<double>(stack_saved_bytes(level.decoder, part, below, AttentionKind::group, shape, element) +
+                             (shape.rows() + shape.output_rows()) * below * element);
 }
 
 // Elements of a boundary tensor that stand for one top-level group.
@@ -90,7 +90,7 @@ PassCost RankCost::backward() const {
 }
 
 CostModel::CostModel(const RunConfig& config, const Cluster& cluster, const Plan& plan)
-    : config_(config), cluster_(cluster), plan_(plan) {
+    : config_(config), cluster_(cluster), plan_(plan), element_(activation_bytes(config.train.precision)) {
   const std::int64_t span = config.model.group_tokens();
   groups_per_sequence_ = (config.train.sequence_length + span - 1) / span;
   // Shards with equally many groups cost the same, but for their shares of the moments.
@@ -101,7 +101,10 @@ CostModel::CostModel(const RunConfig& config, const Cluster& cluster, const Plan
     const auto found = known.find(key);
     ranks_.push_back(found != known.end() ? found->second : known.emplace(key, cost_of(rank)).first->second);
   }
-  if (plan.stages > 1) ranks_.front().memory.staging += float_bytes * flat_size(parameters(config.model));
+  // From GPUs (which alone compute in bf16) the weights are gathered in the memory of their host.
+  if (plan.stages > 1 && config.train.precision == Precision::fp32) {
+    ranks_.front().memory.staging += float_bytes * flat_size(parameters(config.model));
+  }
 }
 
 RankCost CostModel::cost_of(std::int64_t rank) const {
@@ -111,31 +114,41 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
   const std::int64_t groups = plan_.groups(rank, plan_.microbatch_size, groups_per_sequence_).count;
   const double sequences = static_cast<double>(groups) / static_cast<double>(groups_per_sequence_);
   const std::vector<double> flops = layer_flops(model, config_.train.sequence_length);
+  const std::vector<double> again = recompute_flops(model, config_.train.sequence_length);
   RankCost cost;
   for (std::int64_t m = 0; m < num_modules(model); ++m) {
     const StackPart part = part_of(model, layers, m);
     if (part.empty()) continue;
     const std::int64_t first = module_layers(model, m).begin;
     const LayerRange hosted{first + part.begin, first + part.end};
-    const auto weights = static_cast<double>(float_bytes * weights_read(model, hosted));
+    const auto elements = static_cast<double>(weights_read(model, hosted));
+    const double weights = elements * static_cast<double>(element_);
+    const double gradients = elements * static_cast<double>(float_bytes);
     const double kept =
-        module_activations(model, m, part, plan_.microbatch_size, config_.train.sequence_length, groups);
+        module_activations(model, m, part, plan_.microbatch_size, config_.train.sequence_length, groups, element_);
     const bool head = hosted.end == all_layers(model).end;
     const double logits = head ? sequences * static_cast<double>(config_.train.sequence_length * model.vocab_size) *
-                                     static_cast<double>(float_bytes)
+                                     static_cast<double>(element_)
                                : 0;
     double forward = 0;
     for (std::int64_t i = hosted.begin; i < hosted.end; ++i) forward += sequences * flops[static_cast<std::size_t>(i)];
     // Backward: the weights again, their gradients read and written; every activation again and its gradient.
-    cost.modules.push_back(
-        {m, {forward, weights + 2 * (kept + logits)}, {2 * forward, 3 * weights + 4 * (kept + logits)}});
+    ModuleCost module{
+        m, {forward, weights + 2 * (kept + logits)}, {2 * forward, weights + 2 * gradients + 4 * (kept + logits)}};
+    if (plan_.passes.recompute) {
+      for (std::int64_t i = hosted.begin; i < hosted.end; ++i) {
+        module.backward.flops += sequences * again[static_cast<std::size_t>(i)];
+      }
+      module.backward.bytes += weights + 2 * kept;
+    }
+    cost.modules.push_back(module);
   }
   const std::vector<ParameterSpec> hosted = hosted_parameters(model, layers);
   for (const ParameterSpec& spec : hosted) cost.num_parameters += spec.numel();
-  cost.arena_bytes =
-      stage_activation_bytes(model, layers, plan_.microbatch_size, config_.train.sequence_length, groups);
-  cost.memory.weights = float_bytes * flat_size(hosted);
-  cost.memory.gradients = cost.memory.weights;
+  cost.arena_bytes = stage_activation_bytes(model, layers, plan_.microbatch_size, config_.train.sequence_length, groups,
+                                            element_, plan_.passes);
+  cost.memory.weights = weight_bytes(flat_size(hosted), element_);
+  cost.memory.gradients = float_bytes * flat_size(hosted);
   cost.buckets = buckets_of(model, plan_, rank, hosted);
   const std::int64_t updated = plan_.zero ? num_owned(hosted, owned_ranges(cost.buckets)) : flat_size(hosted);
   cost.updated_parameters = updated;
@@ -144,7 +157,7 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
   for (const Crossing& crossing : plan_.crossings) {
     if (crossing.from != stage || crossing.tensor.kind != Boundary::Kind::encoder_state || !crossing.returns) continue;
     cost.memory.staging =
-        std::max(cost.memory.staging, groups * elements_of_a_group(model, crossing.tensor) * float_bytes);
+        std::max(cost.memory.staging, groups * elements_of_a_group(model, crossing.tensor) * element_);
   }
   return cost;
 }
@@ -162,7 +175,7 @@ std::int64_t CostModel::message_bytes(std::int64_t from, std::int64_t to, const 
   const GroupRange a = plan_.groups(from, plan_.microbatch_size, groups_per_sequence_);
   const GroupRange b = plan_.groups(to, plan_.microbatch_size, groups_per_sequence_);
   const std::int64_t common = std::min(a.begin + a.count, b.begin + b.count) - std::max(a.begin, b.begin);
-  return std::max<std::int64_t>(common, 0) * elements_of_a_group(config_.model, tensor) * float_bytes;
+  return std::max<std::int64_t>(common, 0) * elements_of_a_group(config_.model, tensor) * element_;
 }
 
 double CostModel::sent_bytes(std::int64_t rank, const Program& program) const {
@@ -253,7 +266,8 @@ TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64
         if (i.module < 0 || i.module == cost.modules.front().module) t.memory = -cost.arena_bytes;
         break;
       case Op::step:
-        t.seconds = parameters * optimizer_traffic / cluster_.memory_bandwidth;
+        t.seconds = parameters * (optimizer_traffic + static_cast<double>(weight_bytes(1, element_) - float_bytes)) /
+                    cluster_.memory_bandwidth;
         break;
       case Op::send: {
         const Link& link = cluster_.link(first_rank + r, first_rank + i.peer);

@@ -1,5 +1,6 @@
-// What the ranks of a plan compute, move, send and hold: from the blueprint, for any cut. The work of all ranks of a
-// step sums up to the blueprint's training FLOPs.
+// What the ranks of a plan compute, move, send and hold: from the blueprint, for any cut, in the bytes of the
+// configuration's precision. The work of all ranks of a step sums up to the blueprint's training FLOPs, and those of
+// recomputation where the plan has it.
 #pragma once
 
 #include <cstdint>
@@ -24,16 +25,16 @@ struct PassCost {
 struct ModuleCost {
   std::int64_t module = 0;
   PassCost forward;
-  PassCost backward;
+  PassCost backward;  // with what it recomputes
 };
 
 // Bytes a rank holds at most.
 struct MemoryUse {
-  std::int64_t weights = 0;
+  std::int64_t weights = 0;  // fp32 masters, and in bf16 the copy that ops read
   std::int64_t gradients = 0;
   std::int64_t optimizer = 0;    // two moments, or this rank's share of them
   std::int64_t activations = 0;  // arenas of the microbatches in flight, with their gradients and scratch
-  std::int64_t staging = 0;      // the largest gradient on its way in; all weights where rank 0 gathers them to save
+  std::int64_t staging = 0;      // the largest gradient on its way in; all weights where rank 0 gathers them here
   std::int64_t total() const { return weights + gradients + optimizer + activations + staging; }
 };
 
@@ -89,6 +90,7 @@ class CostModel {
   const RunConfig& config_;
   const Cluster& cluster_;
   const Plan& plan_;
+  std::int64_t element_;  // bytes of an activation
   std::int64_t groups_per_sequence_ = 0;
   std::vector<RankCost> ranks_;
 };

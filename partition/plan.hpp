@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "blueprint/activations.hpp"
 #include "blueprint/modules.hpp"
 #include "config/run_config.hpp"
 
@@ -38,7 +39,8 @@ struct StagePlan {
   std::vector<HostedModule> modules{};  // in the order of the chain
 };
 
-// A tensor between stages, or the gradient of the loss by it. For a microbatch of B sequences, all f32:
+// A tensor between stages, or the gradient of the loss by it. For a microbatch of B sequences, in the type of the
+// activations:
 //   encoder_state l = 1 .. L-1: X(l) [B, M_l, D_l], which encoder l gives to encoder l+1 and decoder l+1
 //   conditioning L:             c(L) [B, M_L, D_L], which encoder L gives to decoder L
 //   reconstruction l = 1 .. L-1: Y(l) [B, M_l, D_l], which decoder l+1 gives to decoder l
@@ -71,6 +73,7 @@ struct Plan {
   std::int64_t batch_size = 0;       // sequences a step over all ranks
   std::int64_t microbatch_size = 0;  // sequences a forward and backward on one replica
   bool zero = false;                 // ranks that hold the same tensors divide the optimizer's moments
+  PassOptions passes{};              // what ranks keep of a microbatch
   bool whole_sequences = false;      // shards take whole sequences (lookback reads tokens of the group before)
   std::vector<RankRole> ranks;
   std::vector<StagePlan> layout;    // a stage each

@@ -16,8 +16,6 @@ std::string_view name_of(Op op) {
       return "backward_weight";
     case Op::backward:
       return "backward";
-    case Op::recompute:
-      return "recompute";
     case Op::send:
       return "send";
     case Op::receive:

@@ -14,8 +14,7 @@ enum class Op : std::uint8_t {
   forward,          // of the hosted modules on a microbatch
   backward_input,   // gradients of the inputs only
   backward_weight,  // gradients of the weights only
-  backward,         // both
-  recompute,        // activations that the forward did not keep
+  backward,         // both, with what the plan has it recompute
   send,
   receive,
   all_reduce,      // of a part: begins the sum of its gradients over the ranks that hold it; without one: loss sums

@@ -70,7 +70,13 @@ std::vector<std::string> cuts(const RunConfig& config, std::int64_t stages, std:
   return result;
 }
 
-// Adds every microbatch size of one cut.
+// What parallel.recompute allows, in the order in which it is preferred.
+std::vector<Recompute> recomputations(const ParallelConfig& parallel) {
+  if (parallel.recompute != Recompute::automatic) return {parallel.recompute};
+  return {Recompute::none, Recompute::layers};
+}
+
+// Adds every microbatch size of one cut, recomputing where it must.
 void add_sizes(const RunConfig& config, const Cluster& cluster, const ParallelConfig& parallel,
                std::vector<Candidate>& candidates) {
   const std::int64_t sequences = config.train.batch_size / (cluster.num_ranks / ranks_per_replica(parallel));
@@ -78,14 +84,21 @@ void add_sizes(const RunConfig& config, const Cluster& cluster, const ParallelCo
     if (sequences % size != 0) continue;
     RunConfig sized = with(config, parallel);
     sized.parallel.microbatch_size = size;
-    try {
-      const Plan plan = make_plan(sized, cluster.num_ranks, 0, never);
-      const CostModel cost(sized, cluster, plan);
-      candidates.push_back({sized.parallel, cost.memory_bytes(), cost.busiest_seconds()});
-    } catch (const InputError&) {
-      continue;  // fewer groups than shards
+    bool fits = false;
+    for (const Recompute recompute : recomputations(config.parallel)) {
+      sized.parallel.recompute = recompute;
+      try {
+        const Plan plan = make_plan(sized, cluster.num_ranks, 0, never);
+        const CostModel cost(sized, cluster, plan);
+        candidates.push_back({sized.parallel, cost.memory_bytes(), cost.busiest_seconds()});
+      } catch (const InputError&) {
+        fits = true;
+        break;  // fewer groups than shards, which larger ones have
+      }
+      fits = candidates.back().memory_bytes <= cluster.memory_bytes;
+      if (fits) break;  // keeping everything is faster
     }
-    if (candidates.back().memory_bytes > cluster.memory_bytes) return;  // larger ones need more
+    if (!fits) return;  // larger ones need more
   }
 }
 
@@ -166,23 +179,30 @@ std::string settings_text(const ParallelConfig& parallel) {
   std::string text = fmt::format("--set parallel.stages={} --set parallel.shards={}", parallel.stages, parallel.shards);
   if (!parallel.cut.empty()) text += fmt::format(" --set parallel.cut={}", parallel.cut);
   if (parallel.zero > 0) text += fmt::format(" --set parallel.zero={}", parallel.zero);
+  if (parallel.recompute == Recompute::layers) text += " --set parallel.recompute=layers";
   if (parallel.microbatch_size > 0) text += fmt::format(" --set parallel.microbatch_size={}", parallel.microbatch_size);
   return text;
 }
 
 Plan plan_given(const RunConfig& config, const Cluster& cluster) {
-  const Plan unsized = make_plan(config, cluster.num_ranks, 0, never);
-  const auto needed = [&](std::int64_t sequences) {
-    Plan sized = unsized;
-    sized.microbatch_size = sequences;
-    return CostModel(config, cluster, sized).memory_bytes();
-  };
-  Plan plan = make_plan(config, cluster.num_ranks, cluster.memory_bytes, needed);
-  const CostModel cost(config, cluster, plan);
-  if (cost.memory_bytes() <= cluster.memory_bytes) return plan;
+  MemoryUse use;
   ParallelConfig given = config.parallel;
-  given.cut = cut_text(config.model, starts_of(plan.layout));
-  refuse(config, cluster, given, cost.fullest().memory);
+  for (const Recompute recompute : recomputations(config.parallel)) {
+    RunConfig chosen = config;
+    chosen.parallel.recompute = recompute;
+    const Plan unsized = make_plan(chosen, cluster.num_ranks, 0, never);
+    const auto needed = [&](std::int64_t sequences) {
+      Plan sized = unsized;
+      sized.microbatch_size = sequences;
+      return CostModel(chosen, cluster, sized).memory_bytes();
+    };
+    Plan plan = make_plan(chosen, cluster.num_ranks, cluster.memory_bytes, needed);
+    const CostModel cost(chosen, cluster, plan);
+    if (cost.memory_bytes() <= cluster.memory_bytes) return plan;
+    given.cut = cut_text(config.model, starts_of(plan.layout));
+    use = cost.fullest().memory;
+  }
+  refuse(config, cluster, given, use);
 }
 
 ParallelConfig fastest_layout(const RunConfig& config, const Cluster& cluster) {

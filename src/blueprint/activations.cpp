@@ -69,21 +69,33 @@ void gather_rows(Meter& meter, const Widths& w, const StackShape& shape) {
 
 }  // namespace
 
+std::int64_t activation_bytes(Precision precision) {
+  return precision == Precision::fp32 ? f32_bytes : 2;
+}
+
+std::int64_t weight_bytes(std::int64_t elements, std::int64_t element) {
+  return elements * (f32_bytes + (element == f32_bytes ? 0 : element));
+}
+
+PassOptions pass_options(const ParallelConfig& parallel) {
+  return {.recompute = parallel.recompute == Recompute::layers};
+}
+
 std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size) {
   return (elements * element_size + arena_alignment - 1) / arena_alignment * arena_alignment;
 }
 
 std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                               const StackShape& shape, std::int64_t element) {
-  return stack_saved_bytes(stack, whole_stack(stack), width, kind, shape, element);
+                               const StackShape& shape, std::int64_t element, const PassOptions& options) {
+  return stack_saved_bytes(stack, whole_stack(stack), width, kind, shape, element, options);
 }
 
 std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
-                               const StackShape& shape, std::int64_t element) {
+                               const StackShape& shape, std::int64_t element, const PassOptions& options) {
   Meter meter(element);
   const Widths w = widths(stack, width);
   for (std::int64_t i = part.begin; i < part.end; ++i) {
-    layer(meter, w, kind, shape, i + 1 == part.of && shape.trimmed(), true);
+    if (!options.recompute) layer(meter, w, kind, shape, i + 1 == part.of && shape.trimmed(), true);
     if (i > part.begin) meter.activations(shape.rows() * w.d);
   }
   if (!part.ends()) return meter.peak();
@@ -92,8 +104,9 @@ std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, 
   return meter.peak();
 }
 
-std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                                         const StackShape& shape, std::int64_t element) {
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+                                         AttentionKind kind, const StackShape& shape, std::int64_t element,
+                                         const PassOptions& options) {
   Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
@@ -101,17 +114,24 @@ std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t 
   meter.activations(n * w.d);
   meter.activations(n * w.f);
   positions(meter, kind, shape);
-  if (shape.trimmed()) gather_rows(meter, w, shape);
+  const std::int64_t base = meter.used();
+  for (std::int64_t i = part.begin; i < part.end; ++i) {
+    const bool trimmed = i + 1 == part.of && shape.trimmed();
+    if (options.recompute) layer(meter, w, kind, shape, trimmed, false);
+    if (trimmed) gather_rows(meter, w, shape);
+    meter.rewind(base);
+  }
   return meter.peak();
 }
 
 std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                                          const StackShape& shape, std::int64_t element) {
-  return stack_backward_scratch_bytes(stack, whole_stack(stack), width, kind, shape, element);
+                                          const StackShape& shape, std::int64_t element, const PassOptions& options) {
+  return stack_backward_scratch_bytes(stack, whole_stack(stack), width, kind, shape, element, options);
 }
 
 std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
-                                          AttentionKind kind, const StackShape& shape, std::int64_t element) {
+                                          AttentionKind kind, const StackShape& shape, std::int64_t element,
+                                          const PassOptions& options) {
   Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
@@ -124,6 +144,10 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackP
   const std::int64_t base = meter.used();
   for (std::int64_t i = part.begin; i < part.end; ++i) {
     const bool trimmed = i + 1 == part.of && shape.trimmed();
+    if (options.recompute) {
+      layer(meter, w, kind, shape, trimmed, true);
+      if (trimmed) gather_rows(meter, w, shape);
+    }
     meter.activations((trimmed ? m : n) * w.d);
     meter.activations(n * (trimmed ? w.kv : w.d + w.kv));
     if (trimmed) {
@@ -159,14 +183,14 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
 namespace {
 
 void saved_stack(Meter& meter, const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
-                 const StackShape& shape, std::int64_t element) {
-  meter.take(stack_saved_bytes(stack, part, width, kind, shape, element));
-  meter.touch(stack_forward_scratch_bytes(stack, width, kind, shape, element));
+                 const StackShape& shape, std::int64_t element, const PassOptions& options) {
+  meter.take(stack_saved_bytes(stack, part, width, kind, shape, element, options));
+  meter.touch(stack_forward_scratch_bytes(stack, part, width, kind, shape, element, options));
 }
 
 // VanillaStage.
 std::int64_t vanilla_stage_bytes(const ModelConfig& config, const LayerRange& layers, std::int64_t batch,
-                                 std::int64_t tokens, std::int64_t element) {
+                                 std::int64_t tokens, std::int64_t element, const PassOptions& options) {
   Meter meter(element);
   const StackPart part = part_of(config, layers, 0);
   const std::int64_t n = batch * tokens;
@@ -178,25 +202,27 @@ std::int64_t vanilla_stage_bytes(const ModelConfig& config, const LayerRange& la
   }
   meter.activations(n * config.dim);  // embeddings, or what the layer before gave
   meter.activations(n * config.dim);  // output
-  saved_stack(meter, config.stack, part, config.dim, AttentionKind::stream, shape, element);
+  saved_stack(meter, config.stack, part, config.dim, AttentionKind::stream, shape, element, options);
   meter.activations(n * config.dim);  // gradient of the output
   meter.activations(n * config.dim);  // gradient of the input
-  meter.touch(stack_backward_scratch_bytes(config.stack, part, config.dim, AttentionKind::stream, shape, element));
+  meter.touch(
+      stack_backward_scratch_bytes(config.stack, part, config.dim, AttentionKind::stream, shape, element, options));
   return meter.peak();
 }
 
 }  // namespace
 
 std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
-                                       std::int64_t element) {
+                                       std::int64_t element, const PassOptions& options) {
   const std::int64_t span = config.group_tokens();
   return stage_activation_bytes(config, all_layers(config), batch, tokens, batch * ((tokens + span - 1) / span),
-                                element);
+                                element, options);
 }
 
 std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange& layers, std::int64_t batch,
-                                    std::int64_t tokens, std::int64_t groups, std::int64_t element) {
-  if (config.type == ModelType::vanilla) return vanilla_stage_bytes(config, layers, batch, tokens, element);
+                                    std::int64_t tokens, std::int64_t groups, std::int64_t element,
+                                    const PassOptions& options) {
+  if (config.type == ModelType::vanilla) return vanilla_stage_bytes(config, layers, batch, tokens, element, options);
   const std::int64_t group = config.group_tokens();
   const std::int64_t padded = (tokens + group - 1) / group * group;
   const std::int64_t num_levels = config.num_levels();
@@ -243,7 +269,7 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
     if (e.empty()) continue;
     if (e.starts()) state(l);  // A(l)
     if (e.ends()) state(l);    // X(l)
-    saved_stack(meter, level(l).encoder, e, config.width(l), AttentionKind::stream, encoder_shape(l), element);
+    saved_stack(meter, level(l).encoder, e, config.width(l), AttentionKind::stream, encoder_shape(l), element, options);
   }
   if (part.encoder(num_levels).ends()) state(num_levels);  // c(L)
   for (std::int64_t l = num_levels; l >= 1; --l) {
@@ -254,7 +280,7 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
     if (d.starts()) meter.activations(shape.rows() * below);                                // decoder rows
     if (d.ends()) state(l - 1);                                                             // Y(l-1)
     if (d.starts()) meter.touch(arena_bytes(units(l) * level(l).prefix * below, element));  // U(l)
-    saved_stack(meter, level(l).decoder, d, below, AttentionKind::group, shape, element);
+    saved_stack(meter, level(l).decoder, d, below, AttentionKind::group, shape, element, options);
   }
   for (std::int64_t l = 1; l < num_levels; ++l) {
     if (part.decoder(l + 1).ends()) meter.bytes(units(l));  // which units hold no padding
@@ -276,8 +302,8 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
       meter.activations(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
       meter.activations(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
     }
-    meter.touch(
-        stack_backward_scratch_bytes(level(l).decoder, d, config.width(l - 1), AttentionKind::group, shape, element));
+    meter.touch(stack_backward_scratch_bytes(level(l).decoder, d, config.width(l - 1), AttentionKind::group, shape,
+                                             element, options));
     meter.rewind(base);
   }
   for (std::int64_t l = num_levels; l >= 1; --l) {
@@ -285,7 +311,7 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
     if (e.empty()) continue;
     if (e.starts()) state(l);  // dA(l)
     meter.touch(stack_backward_scratch_bytes(level(l).encoder, e, config.width(l), AttentionKind::stream,
-                                             encoder_shape(l), element));
+                                             encoder_shape(l), element, options));
     meter.rewind(base);
   }
   return meter.peak();

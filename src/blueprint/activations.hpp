@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "blueprint/modules.hpp"
-#include "config/model_config.hpp"
+#include "config/run_config.hpp"
 
 namespace photon {
 
@@ -27,33 +27,52 @@ struct StackShape {
 // `element` below: bytes of an activation, 4 in f32 and 2 in bf16. Reciprocal norms, log-sum-exps and positions take 4
 // always.
 inline constexpr std::int64_t f32_bytes = 4;
+std::int64_t activation_bytes(Precision precision);
+
+// Bytes of `elements` weights that are trained: fp32 masters, and the copy that ops read where their type is another.
+std::int64_t weight_bytes(std::int64_t elements, std::int64_t element);
 
 // Bytes in an arena (each allocation rounded up to its alignment, 256).
 inline constexpr std::int64_t arena_alignment = 256;
 std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size);
 
+// What a training pass keeps between its forward and its backward.
+struct PassOptions {
+  // Each layer's input alone: the backward runs the layer's forward again before it goes through it.
+  bool recompute = false;
+
+  bool operator==(const PassOptions&) const = default;
+};
+// By the configuration's word; `auto` is `none` until somebody chooses.
+PassOptions pass_options(const ParallelConfig& parallel);
+
 // Of the layers of `part`; the whole stack by default.
 std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                               const StackShape& shape, std::int64_t element = f32_bytes);
+                               const StackShape& shape, std::int64_t element = f32_bytes,
+                               const PassOptions& options = {});
 std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
-                               const StackShape& shape, std::int64_t element = f32_bytes);
-std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                                         const StackShape& shape, std::int64_t element = f32_bytes);
+                               const StackShape& shape, std::int64_t element = f32_bytes,
+                               const PassOptions& options = {});
+std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+                                         AttentionKind kind, const StackShape& shape, std::int64_t element = f32_bytes,
+                                         const PassOptions& options = {});
 std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
-                                          const StackShape& shape, std::int64_t element = f32_bytes);
+                                          const StackShape& shape, std::int64_t element = f32_bytes,
+                                          const PassOptions& options = {});
 std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
-                                          AttentionKind kind, const StackShape& shape,
-                                          std::int64_t element = f32_bytes);
+                                          AttentionKind kind, const StackShape& shape, std::int64_t element = f32_bytes,
+                                          const PassOptions& options = {});
 // Scratch of a forward pass that saves nothing: one layer's activations besides.
 std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,
                                    const StackShape& shape, std::int64_t element = f32_bytes);
 
 // Everything forward_backward takes from the model's arena for B sequences of T tokens.
 std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
-                                       std::int64_t element = f32_bytes);
+                                       std::int64_t element = f32_bytes, const PassOptions& options = {});
 // The same of a part of a model whose decoders take `groups` top-level groups of them (vanilla: all tokens).
 std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange& layers, std::int64_t batch,
-                                    std::int64_t tokens, std::int64_t groups, std::int64_t element = f32_bytes);
+                                    std::int64_t tokens, std::int64_t groups, std::int64_t element = f32_bytes,
+                                    const PassOptions& options = {});
 
 // Caches of one slot of `max_tokens` tokens in incremental decoding: encoder (ring where windowed) and start-up
 // latents.

@@ -76,6 +76,28 @@ std::vector<double> layer_flops(const ModelConfig& config, std::int64_t tokens) 
   return flops;
 }
 
+std::vector<double> recompute_flops(const ModelConfig& config, std::int64_t tokens) {
+  const auto t = static_cast<double>(tokens);
+  std::vector<double> flops;
+  const auto add = [&](const StackConfig& stack, double width, double sequences, double positions) {
+    StackConfig layer = stack;
+    layer.layers = 1;
+    const double down = 2 * sequences * positions * width * static_cast<double>(stack.ffn);
+    flops.insert(flops.end(), static_cast<std::size_t>(stack.layers),
+                 stack_flops(layer, width, sequences, positions) - down);
+  };
+  if (config.type == ModelType::vanilla) add(config.stack, static_cast<double>(config.dim), 1, t);
+  for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
+    const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
+    add(level.encoder, static_cast<double>(level.dim), 1, t / static_cast<double>(config.cumulative_chunk(l)));
+  }
+  for (std::int64_t l = config.num_levels(); l >= 1; --l) {
+    add(config.levels[static_cast<std::size_t>(l - 1)].decoder, static_cast<double>(config.width(l - 1)),
+        t / static_cast<double>(config.cumulative_chunk(l)), static_cast<double>(config.decoder_positions(l)));
+  }
+  return flops;
+}
+
 double training_flops(const ModelConfig& config, std::int64_t tokens) {
   return 3 * forward_flops(config, tokens).total();
 }

@@ -20,7 +20,12 @@ ForwardFlops forward_flops(const ModelConfig& config, std::int64_t tokens);
 // stack, the head with the last one of all.
 std::vector<double> layer_flops(const ModelConfig& config, std::int64_t tokens);
 
-// Forward and backward of one sequence: three times the forward.
+// What recomputing its layers' activations in the backward adds, likewise by layer: the forward without the stack's
+// last product, chunkers, converters and the head.
+std::vector<double> recompute_flops(const ModelConfig& config, std::int64_t tokens);
+
+// Forward and backward of one sequence: three times the forward. Recomputation does not count: it is no part of the
+// model.
 double training_flops(const ModelConfig& config, std::int64_t tokens);
 
 }  // namespace photon

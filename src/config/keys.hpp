@@ -78,6 +78,10 @@ struct Words<Device> {
   static constexpr std::array values{"auto", "cpu", "cuda"};
 };
 template <>
+struct Words<Recompute> {
+  static constexpr std::array values{"auto", "none", "layers"};
+};
+template <>
 struct Words<Precision> {
   static constexpr std::array values{"fp32", "bf16", "fp8"};
 };
@@ -263,6 +267,10 @@ void describe_parallel(Visitor& v, Parallel& c) {
                .at_least(0)
                .at_most(1),
            c.zero);
+  v.scalar(Key("recompute", "",
+               "activations: `none` keeps them all from the forward to the backward, `layers` keeps each layer's input "
+               "and computes the rest again, to the same bits; `auto`: `layers` where `none` does not fit the memory"),
+           c.recompute);
   const auto deadline = [&](const char* name, const char* help, auto& value) {
     v.scalar(Key(name, "s", help).at_least(1).at_most(1 << 20), value);
   };

@@ -179,6 +179,10 @@ const char* name_of(Precision precision) {
   return config::Words<Precision>::values[static_cast<std::size_t>(precision)];
 }
 
+const char* name_of(Recompute recompute) {
+  return config::Words<Recompute>::values[static_cast<std::size_t>(recompute)];
+}
+
 std::string to_yaml(const RunConfig& config) {
   config::Writer writer;
   config::describe_run(writer, config);

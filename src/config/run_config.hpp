@@ -29,6 +29,7 @@ enum class Schedule { cosine, wsd };
 enum class RecDistance { cosine, smooth_l1, mse };
 enum class Precision { fp32, bf16, fp8 };
 enum class Device { automatic, cpu, cuda };
+enum class Recompute { automatic, none, layers };
 
 struct TrainConfig {
   std::int64_t steps = 1000;
@@ -68,6 +69,8 @@ struct ParallelConfig {
   std::string cut{};                 // layers that begin stages 2, 3, ...: "decoder2,decoder1.3"; empty = balanced
   std::int64_t microbatch_size = 0;  // sequences a forward/backward on one replica; 0 = chosen from memory
   std::int64_t zero = 0;             // 1: ranks that hold the same tensors share the optimizer's moments
+  // What the backward computes again instead of keeping it; automatic: layers where keeping it does not fit.
+  Recompute recompute = Recompute::automatic;
   // How long a rank waits for others before it gives up, seconds.
   std::int64_t setup_deadline = 900;
   std::int64_t step_deadline = 900;  // a step, or an evaluation
@@ -88,6 +91,7 @@ struct RunConfig {
 // The word for it in a configuration: "auto", "cpu", "cuda".
 const char* name_of(Device device);
 const char* name_of(Precision precision);  // "fp32", "bf16", "fp8"
+const char* name_of(Recompute recompute);  // "auto", "none", "layers"
 
 // Reads `file` (YAML), applies `overrides` ("train.steps=10") in order, resolves presets and defaults, validates.
 // Errors: InputError with the file, the line where known, the key, and for an unknown key the nearest known one.

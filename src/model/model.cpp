@@ -69,8 +69,9 @@ std::vector<std::int64_t> unpadded_units(const ModelConfig& config, std::int64_t
   return units;
 }
 
-std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens, DType dtype) {
-  return training_activation_bytes(config, batch, tokens, element_bytes(dtype));
+std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens, DType dtype,
+                                  const PassOptions& options) {
+  return training_activation_bytes(config, batch, tokens, element_bytes(dtype), options);
 }
 
 }  // namespace photon

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "blueprint/activations.hpp"
 #include "config/model_config.hpp"
 #include "model/parameters.hpp"
 #include "tensor/context.hpp"
@@ -48,6 +49,9 @@ class Model {
   TensorView head_weight() const;         // [V, D_0] as ops read it; the embedding when tied
   DType dtype() const { return dtype_; }  // of activations, caches and the weights that ops read: f32, or bf16
 
+  // What forward_backward() keeps between its forward and its backward.
+  void set_pass_options(const PassOptions& options) { options_ = options; }
+
   // Adds the gradients of the scaled loss to `gradients` and returns the unscaled sums. The counts of a batch are known
   // before: count_tokens() and unpadded_units().
   virtual LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
@@ -70,6 +74,7 @@ class Model {
   ModelConfig config_;
   DType dtype_;
   Parameters parameters_;
+  PassOptions options_;
 };
 
 // The head's losses for states [n, D_0] of a model, in its memory: tokens [n] i32 and mask [n] u8 (empty: all count) on
@@ -90,7 +95,7 @@ std::vector<std::int64_t> unpadded_units(const ModelConfig& config, std::int64_t
 
 // Bytes of activations and scratch that forward_backward needs for B x T tokens: what the model's arena will take.
 std::int64_t training_arena_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
-                                  DType dtype = DType::f32);
+                                  DType dtype = DType::f32, const PassOptions& options = {});
 
 // Bytes of an activation, as blueprint/activations.hpp counts.
 inline std::int64_t element_bytes(DType dtype) {

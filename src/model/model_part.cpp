@@ -7,11 +7,14 @@ namespace {
 
 class PhotonPart : public ModelPart {
  public:
-  PhotonPart(const ModelConfig& config, const LayerRange& layers, const Parameters& weights, DType dtype)
-      : stage_(config, layers, dtype), weights_(stage_.bind(weights)) {}
+  PhotonPart(const ModelConfig& config, const LayerRange& layers, const Parameters& weights, DType dtype,
+             const PassOptions& options)
+      : stage_(config, layers, dtype), weights_(stage_.bind(weights)), options_(options) {}
 
   StagePass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const override {
-    return stage_.begin(ctx, arena, batch, groups);
+    StagePass pass = stage_.begin(ctx, arena, batch, groups);
+    pass.options = options_;
+    return pass;
   }
   void forward(const Context& ctx, Arena& arena, StagePass& pass) override {
     stage_.forward(ctx, arena, weights_, pass);
@@ -30,17 +33,20 @@ class PhotonPart : public ModelPart {
  private:
   PhotonStage stage_;
   PhotonTensors weights_;
+  PassOptions options_;
 };
 
 class VanillaPart : public ModelPart {
  public:
   VanillaPart(const ModelConfig& config, const LayerRange& layers, const Parameters& weights, std::int32_t start_token,
-              DType dtype)
-      : stage_(config, layers, start_token, dtype), weights_(stage_.bind(weights)) {}
+              DType dtype, const PassOptions& options)
+      : stage_(config, layers, start_token, dtype), weights_(stage_.bind(weights)), options_(options) {}
 
   StagePass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const override {
     PHOTON_EXPECT(groups.begin == 0 && groups.count == batch.tokens.numel(), "a vanilla model takes whole sequences");
-    return stage_.begin(ctx, arena, batch);
+    StagePass pass = stage_.begin(ctx, arena, batch);
+    pass.options = options_;
+    return pass;
   }
   void forward(const Context& ctx, Arena& arena, StagePass& pass) override {
     stage_.forward(ctx, arena, weights_, pass);
@@ -59,16 +65,18 @@ class VanillaPart : public ModelPart {
  private:
   VanillaStage stage_;
   VanillaTensors weights_;
+  PassOptions options_;
 };
 
 }  // namespace
 
 std::unique_ptr<ModelPart> make_model_part(const ModelConfig& config, const LayerRange& layers,
-                                           const Parameters& weights, std::int32_t start_token, DType dtype) {
+                                           const Parameters& weights, std::int32_t start_token, DType dtype,
+                                           const PassOptions& options) {
   if (config.type == ModelType::vanilla) {
-    return std::make_unique<VanillaPart>(config, layers, weights, start_token, dtype);
+    return std::make_unique<VanillaPart>(config, layers, weights, start_token, dtype, options);
   }
-  return std::make_unique<PhotonPart>(config, layers, weights, dtype);
+  return std::make_unique<PhotonPart>(config, layers, weights, dtype, options);
 }
 
 }  // namespace photon

@@ -22,9 +22,10 @@ class ModelPart {
   virtual LossSums losses(const Context& ctx, Arena& arena, const StagePass& pass, const RecLossOptions& rec) const = 0;
 };
 
-// `weights` hold hosted_parameters(config, layers) and outlive the part. `start_token`: as make_model().
+// `weights` hold hosted_parameters(config, layers) and outlive the part. `start_token`: as make_model(). Passes have
+// `options`.
 std::unique_ptr<ModelPart> make_model_part(const ModelConfig& config, const LayerRange& layers,
                                            const Parameters& weights, std::int32_t start_token,
-                                           DType dtype = DType::f32);
+                                           DType dtype = DType::f32, const PassOptions& options = {});
 
 }  // namespace photon

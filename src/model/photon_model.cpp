@@ -25,10 +25,12 @@ PhotonModel::PhotonModel(const ModelConfig& config, Space space, DType dtype)
 
 LossSums PhotonModel::forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
                                        const RecLossOptions& rec, Parameters& gradients) {
-  ensure_arena(arena_, ctx.space, training_arena_bytes(config_, batch.tokens.size(0), batch.tokens.size(1), dtype_),
+  ensure_arena(arena_, ctx.space,
+               training_arena_bytes(config_, batch.tokens.size(0), batch.tokens.size(1), dtype_, options_),
                "training activations");
   const ArenaScope scope(arena_);
   PhotonStage::Pass pass = stage_.begin(ctx, arena_, batch, all_groups(config_, batch));
+  pass.options = options_;
   stage_.forward(ctx, arena_, tensors_, pass);
   stage_.begin_backward(ctx, arena_, pass);
   return stage_.backward(ctx, arena_, tensors_, bind(gradients), pass, scales, rec);

@@ -188,7 +188,7 @@ void PhotonStage::forward(const Context& ctx, Arena& arena, const PhotonTensors&
       linear_forward(ctx, x[at(l - 1)].reshape({p.batch * p.units(config_, l), w.chunker.size(1)}), w.chunker, rows(a));
     }
     pass.encoder_saved[at(l - 1)] =
-        level(l).encoder.forward_saving(ctx, arena, w.encoder, a, part.ends() ? x[at(l)] : pass.out);
+        level(l).encoder.forward_saving(ctx, arena, w.encoder, a, part.ends() ? x[at(l)] : pass.out, pass.options);
   }
 
   // Top-down: c(L) is X(L) shifted by one group; below, c(l) = Y(l).
@@ -213,7 +213,8 @@ void PhotonStage::forward(const Context& ctx, Arena& arena, const PhotonTensors&
       decoder_rows_forward(ctx, u.split(1, c.prefix), x[at(l - 1)], config_.level_lookback(l), in);
     }
     pass.decoder_saved[at(l - 1)] = level(l).decoder.forward_saving(
-        ctx, arena, w.decoder, in, part.ends() ? y[at(l - 1)].reshape({groups, c.chunk, below}) : pass.out);
+        ctx, arena, w.decoder, in, part.ends() ? y[at(l - 1)].reshape({groups, c.chunk, below}) : pass.out,
+        pass.options);
   }
 }
 

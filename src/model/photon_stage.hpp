@@ -76,6 +76,7 @@ BasicView<Const> rows(const BasicView<Const>& x) {
 // empty.
 struct StagePass {
   GroupBatch shape;
+  PassOptions options;        // as whoever began the pass wants it, before its forward
   PaddedTokens tokens;        // where tokens are embedded or predicted
   TensorView inputs;          // vanilla: the tokens that its first layer reads, [B*T] i32
   std::vector<TensorView> x;  // X(l) [B, M_l, D_l], l = 0 .. L

@@ -151,6 +151,24 @@ void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved
   stream_attention_forward(ctx, q, k, v, config_.window, out, layer.lse);
 }
 
+void Stack::layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
+                          bool trimmed, const ConstTensorView& x, const TensorView& h_all, const TensorView& delta_all,
+                          const RowPositions& positions, const LayerSaved& layer) const {
+  project(ctx, arena, w, shape, trimmed, h_all, positions, layer);
+  attend(ctx, shape, layer);
+  const std::int64_t m = layer.mid.size(0);
+  const TensorView delta = delta_all.slice(0, 0, m);
+  const TensorView h = h_all.slice(0, 0, m);
+  linear_forward(ctx, layer.attn, w.o, delta);
+  ConstTensorView residual = x;
+  if (trimmed) {
+    copy_elements(ctx, output_rows(x, shape), layer.mid.split(0, shape.sequences));
+    residual = layer.mid;
+  }
+  add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, layer.mid, h, layer.rstd2);
+  linear_forward(ctx, h, w.gate_up, layer.gate_up);
+}
+
 Stack::RowPositions Stack::row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape) {
   RowPositions positions;
   positions.all = positions_of(ctx, arena, shape, shape.positions);
@@ -163,15 +181,17 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   const StackShape shape = shape_of(x, out);
   const std::int64_t n = shape.rows();
   const std::size_t num_layers = weights.layers.size();
-  const bool saving = saved != nullptr;
+  const bool keeping = saved != nullptr;
+  const bool saving = keeping && !saved->options.recompute;
 
   rope_.reserve(ctx.space, shape.positions);
 
-  if (saving) {
+  if (keeping) {
     saved->shape = shape;
     saved->input = x.reshape({n, width_});
     for (std::size_t i = 0; i < num_layers; ++i) {
-      saved->layers.push_back(allocate_layer(arena, shape, i + 1 == num_layers && shape.trimmed(), true));
+      const bool trimmed = i + 1 == num_layers && shape.trimmed();
+      saved->layers.push_back(saving ? allocate_layer(arena, shape, trimmed, true) : LayerSaved());
       if (i > 0) saved->layers[i].x = floats(arena, {n, width_});
     }
     if (part_.ends()) {
@@ -184,7 +204,7 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   const TensorView h_all = floats(arena, {n, width_});
   const TensorView delta_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
-  const TensorView carried = saving ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
+  const TensorView carried = keeping ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
   // Attention inside groups turns queries and keys itself.
   const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
 
@@ -198,20 +218,9 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     const LayerSaved layer = saving ? saved->layers[i] : allocate_layer(arena, shape, trimmed, false);
     if (i == 0) rms_norm_forward(ctx, stream, w.attn_norm, norm_eps_, h_all, layer.rstd1);
 
-    project(ctx, arena, w, shape, trimmed, h_all, positions, layer);
-    attend(ctx, shape, layer);
-
+    layer_forward(ctx, arena, w, shape, trimmed, stream, h_all, delta_all, positions, layer);
     const TensorView delta = delta_all.slice(0, 0, m);
-    const TensorView h = h_all.slice(0, 0, m);
     const TensorView act = act_all.slice(0, 0, m);
-    linear_forward(ctx, layer.attn, w.o, delta);
-    ConstTensorView residual = stream;
-    if (trimmed) {
-      copy_elements(ctx, output_rows(stream, shape), layer.mid.split(0, shape.sequences));
-      residual = layer.mid;
-    }
-    add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, layer.mid, h, layer.rstd2);
-    linear_forward(ctx, h, w.gate_up, layer.gate_up);
     swiglu_forward(ctx, layer.gate_up, act);
     linear_forward(ctx, act, w.down, delta);
 
@@ -219,11 +228,11 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
       copy_elements(ctx, layer.mid, out.reshape({m, width_}));
       copy_elements(ctx, delta, out.reshape({m, width_}), Write::accumulate);
     } else if (last) {
-      add_rms_norm_forward(ctx, layer.mid, delta, weights.norm, norm_eps_, saving ? saved->last : layer.mid,
-                           out.reshape({m, width_}), saving ? saved->rstd : TensorView());
+      add_rms_norm_forward(ctx, layer.mid, delta, weights.norm, norm_eps_, keeping ? saved->last : layer.mid,
+                           out.reshape({m, width_}), keeping ? saved->rstd : TensorView());
     } else {
-      const TensorView next = saving ? saved->layers[i + 1].x : carried;
-      const TensorView next_rstd = saving ? saved->layers[i + 1].rstd1 : TensorView();
+      const TensorView next = keeping ? saved->layers[i + 1].x : carried;
+      const TensorView next_rstd = keeping ? saved->layers[i + 1].rstd1 : TensorView();
       add_rms_norm_forward(ctx, layer.mid, delta, weights.layers[i + 1].attn_norm, norm_eps_, next, h_all, next_rstd);
       stream = next;
     }
@@ -231,8 +240,9 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
 }
 
 Stack::Saved Stack::forward_saving(const Context& ctx, Arena& arena, const StackTensors& weights,
-                                   const ConstTensorView& x, const TensorView& out) {
+                                   const ConstTensorView& x, const TensorView& out, const PassOptions& options) {
   Saved saved;
+  saved.options = options;
   run(ctx, arena, weights, x, out, &saved);
   return saved;
 }
@@ -312,9 +322,14 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   for (std::size_t i = weights.layers.size(); i-- > 0;) {
     const LayerTensors& w = weights.layers[i];
     const LayerTensors& g = gradients.layers[i];
-    const LayerSaved& layer = saved.layers[i];
-    const ConstTensorView x = i == 0 ? saved.input : ConstTensorView(layer.x);
-    const bool trimmed = static_cast<bool>(layer.q);
+    const ArenaScope layer_scope(arena);
+    const ConstTensorView x = i == 0 ? saved.input : ConstTensorView(saved.layers[i].x);
+    const bool trimmed = i + 1 == weights.layers.size() && shape.trimmed();
+    const LayerSaved layer = saved.options.recompute ? allocate_layer(arena, shape, trimmed, true) : saved.layers[i];
+    if (saved.options.recompute) {
+      rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, layer.rstd1);
+      layer_forward(ctx, arena, w, shape, trimmed, x, h_all, dh_all, positions, layer);
+    }
     const std::int64_t m = trimmed ? shape.output_rows() : n;
     const TensorView h = h_all.slice(0, 0, m);
     const TensorView dh = dh_all.slice(0, 0, m);
@@ -331,7 +346,6 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
 
     // Attention. d(attn) takes h's place before h is recomputed for the input rows.
     linear_backward_weight(ctx, stream, layer.attn, g.o);
-    const ArenaScope layer_scope(arena);
     const TensorView dattn = floats(arena, {m, width_});
     linear_backward_input(ctx, stream, w.o, dattn);
     rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, TensorView());

@@ -69,15 +69,17 @@ class Stack {
   };
   struct Saved {
     StackShape shape;
-    ConstTensorView input;  // [n, D]
-    std::vector<LayerSaved> layers;
-    TensorView last;  // [m, D] before the final norm
-    TensorView rstd;  // [m]
+    PassOptions options;
+    ConstTensorView input;           // [n, D]
+    std::vector<LayerSaved> layers;  // x alone where they are recomputed
+    TensorView last;                 // [m, D] before the final norm
+    TensorView rstd;                 // [m]
   };
 
-  // x [S, N, D] must stay unchanged until backward; out [S, outputs, D]. The result stays in `arena` (saved_bytes()).
+  // x [S, N, D] must stay unchanged until backward; out [S, outputs, D]. The result stays in `arena`
+  // (stack_saved_bytes()). With options.recompute, backward() gets the same bits from the same ops run again.
   Saved forward_saving(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
-                       const TensorView& out);
+                       const TensorView& out, const PassOptions& options = {});
   // dout [S, outputs, D] -> dx [S, N, D] (replaced); adds to `gradients`. Overwrites parts of `saved`.
   void backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
                 const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients);
@@ -100,6 +102,11 @@ class Stack {
   // Runs all layers; saved == nullptr: nothing is kept.
   void run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
            const TensorView& out, Saved* saved);
+  // From the normalised rows h [n, D] of a layer's input x to the last product but one, filling `layer`; h is
+  // overwritten with the normalised rows of layer.mid. `delta` [n, D] is scratch.
+  void layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
+                     const ConstTensorView& x, const TensorView& h, const TensorView& delta,
+                     const RowPositions& positions, const LayerSaved& layer) const;
   // q, k, v of a layer from the normalised rows h, rotated unless `positions` is empty.
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
                const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const;

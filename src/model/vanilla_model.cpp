@@ -49,7 +49,7 @@ LossSums VanillaModel::forward_backward(const Context& ctx, const Batch& batch, 
   const std::int64_t b = batch.tokens.size(0);
   const std::int64_t t = batch.tokens.size(1);
   const std::int64_t n = b * t;
-  ensure_arena(arena_, ctx.space, training_arena_bytes(config_, b, t, dtype_), "training activations");
+  ensure_arena(arena_, ctx.space, training_arena_bytes(config_, b, t, dtype_, options_), "training activations");
   const ArenaScope scope(arena_);
   const StackTensors gradient_views = stack_.bind(gradients);
   const TensorView embed_gradient = gradients.view("model.embed_tokens.weight");
@@ -61,7 +61,7 @@ LossSums VanillaModel::forward_backward(const Context& ctx, const Batch& batch, 
   const TensorView x = floats(arena_, {b, t, config_.dim});
   const TensorView y = floats(arena_, {b, t, config_.dim});
   embedding_forward(ctx, embed_, ids, x.reshape({n, config_.dim}));
-  const Stack::Saved saved = stack_.forward_saving(ctx, arena_, weights_, x, y);
+  const Stack::Saved saved = stack_.forward_saving(ctx, arena_, weights_, x, y, options_);
 
   const TensorView dy = floats(arena_, {b, t, config_.dim});
   const TensorView dx = floats(arena_, {b, t, config_.dim});

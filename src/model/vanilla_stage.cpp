@@ -48,7 +48,7 @@ StagePass VanillaStage::begin(const Context& ctx, Arena& arena, const Batch& bat
 void VanillaStage::forward(const Context& ctx, Arena& arena, const VanillaTensors& weights, Pass& pass) {
   if (part_.starts()) embedding_forward(ctx, weights.embed, pass.inputs, rows(pass.x[0]));
   pass.encoder_saved[0] = stack_.forward_saving(ctx, arena, weights.stack, part_.starts() ? pass.x[0] : pass.in,
-                                                part_.ends() ? pass.y[0] : pass.out);
+                                                part_.ends() ? pass.y[0] : pass.out, pass.options);
 }
 
 void VanillaStage::begin_backward(Arena& arena, Pass& pass) const {

@@ -73,10 +73,11 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& la
   const StagePlan& part = layout[static_cast<std::size_t>(stage)];
   const std::int64_t flat = flat_size(hosted_parameters(config.model, part.layers)) * 4;
   const bool on_device = place.space == Space::device;
-  return {.weights = flat + (place.dtype == DType::f32 ? 0 : flat / 4 * element_bytes(place.dtype)),
+  return {.weights = weight_bytes(flat / f32_bytes, element_bytes(place.dtype)),
           .gradients = flat,
           .optimizer = 2 * flat,
-          .arena = num_in_flight * stage_arena_bytes(config, part, microbatch_size, place.dtype),
+          .arena = num_in_flight *
+                   stage_arena_bytes(config, part, microbatch_size, place.dtype, pass_options(config.parallel)),
           .gathered = layout.size() > 1 && stage == 0 && !on_device ? flat_size(parameters(config.model)) * 4 : 0,
           .scratch = on_device ? training_scratch_bytes(config.model, microbatch_size, config.train.sequence_length,
                                                         place.dtype) +
@@ -84,14 +85,15 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& la
                                : 0};
 }
 
-std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences, DType dtype) {
+std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences, DType dtype,
+                               const PassOptions& options) {
   const ModelConfig& model = config.model;
   const std::int64_t tokens = config.train.sequence_length;
-  if (stage.layers == all_layers(model)) return training_arena_bytes(model, sequences, tokens, dtype);
+  if (stage.layers == all_layers(model)) return training_arena_bytes(model, sequences, tokens, dtype, options);
   const std::int64_t each = (tokens + model.group_tokens() - 1) / model.group_tokens();
   const std::int64_t unit = model.lookback > 0 ? each : 1;  // Plan::groups
   const std::int64_t groups = (sequences * each / unit + stage.shards - 1) / stage.shards * unit;
-  return stage_activation_bytes(model, stage.layers, sequences, tokens, groups, element_bytes(dtype));
+  return stage_activation_bytes(model, stage.layers, sequences, tokens, groups, element_bytes(dtype), options);
 }
 
 std::int64_t available_bytes(const TrainPlace& place) {

@@ -31,14 +31,14 @@ struct MemoryPlan {
   std::int64_t total() const { return weights + gradients + optimizer + arena + gathered + scratch; }
 };
 
-// Of a rank that hosts the whole model.
+// Of a rank that hosts the whole model. parallel.recompute `auto` counts as `none`.
 MemoryPlan plan_memory(const RunConfig& config, std::int64_t microbatch_size, const TrainPlace& place = {});
 // Of a rank of this stage, with up to `num_in_flight` microbatches between their forward and backward.
 MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& layout, std::int64_t stage,
                        std::int64_t num_in_flight, std::int64_t microbatch_size, const TrainPlace& place = {});
 // What a microbatch of `sequences` or fewer takes at most on any rank of a stage.
-std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences,
-                               DType dtype = DType::f32);
+std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, std::int64_t sequences, DType dtype,
+                               const PassOptions& options);
 
 // "1.5 GiB", "12.0 MiB"
 std::string bytes_text(std::int64_t bytes);

@@ -44,12 +44,12 @@ PipelineRank::PipelineRank(const RunConfig& config, const Plan& plan, Communicat
       all_(all),
       messages_(all.split(0, "stages")),
       parameters_(weights_of_stage(config, plan.stage_of(rank_), ctx.space, dtype)),
-      part_(make_model_part(config.model, plan.stage_of(rank_).layers, parameters_, start_token, dtype)) {
+      part_(make_model_part(config.model, plan.stage_of(rank_).layers, parameters_, start_token, dtype, plan.passes)) {
   PHOTON_EXPECT(all.size() == static_cast<int>(plan.ranks.size()), "{} ranks for a plan of {}", all.size(),
                 plan.ranks.size());
   if (rank_ == 0 && plan.stages > 1) gathered_.emplace(config_, Space::host, "the gathered weights");
   flights_.resize(static_cast<std::size_t>(plan.max_in_flight(role_.stage, plan.num_microbatches())));
-  const std::int64_t bytes = stage_arena_bytes(config, plan.stage_of(rank_), plan.microbatch_size, dtype);
+  const std::int64_t bytes = stage_arena_bytes(config, plan.stage_of(rank_), plan.microbatch_size, dtype, plan.passes);
   for (Flight& flight : flights_) flight.arena = Arena(space_, bytes, "the activations of a microbatch");
   if (plan.stages == 1) return;
   if (const std::int64_t largest = largest_received(config, plan, role_.stage); largest > 0) {

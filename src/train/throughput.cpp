@@ -92,10 +92,11 @@ std::int64_t microbatch_of(const RunConfig& config, const TrainPlace& place, std
   const TrainConfig& train = config.train;
   if (config.parallel.microbatch_size > 0) return config.parallel.microbatch_size;
   if (place.space == Space::host) return train.batch_size;
-  return choose_microbatch_size(
-      train.batch_size, train.batch_size, arena_budget(config, available, place), [&](std::int64_t sequences) {
-        return training_arena_bytes(config.model, sequences, train.sequence_length, place.dtype);
-      });
+  return choose_microbatch_size(train.batch_size, train.batch_size, arena_budget(config, available, place),
+                                [&](std::int64_t sequences) {
+                                  return training_arena_bytes(config.model, sequences, train.sequence_length,
+                                                              place.dtype, pass_options(config.parallel));
+                                });
 }
 
 }  // namespace
@@ -147,6 +148,7 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
                         training_scratch_bytes(config.model, micro, train.sequence_length, place.dtype));
   const Context& ctx = compute.context();
   const auto model = make_model(config.model, place.space, 0, place.dtype);
+  model->set_pass_options(pass_options(config.parallel));
   initialize(model->parameters(), train.seed);
   Parameters gradients(config.model, place.space, "gradients");
   AdamWOptimizer optimizer(model->parameters().specs(), train, place.space);

@@ -166,7 +166,6 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
       break;
     case Op::backward_input:
     case Op::backward_weight:
-    case Op::recompute:
       break;
   }
   PHOTON_EXPECT(false, "rank {} cannot {}", world_.rank(), instruction.str());

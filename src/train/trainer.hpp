@@ -74,6 +74,10 @@ class Trainer {
   void adopt_stored_config();
   void open_data();
   void make_plan_and_buffers();
+  // Makes plan_ by parallel.recompute, or of `none` and `layers` the first that fits on every rank (collective then);
+  // returns this rank's memory.
+  MemoryPlan choose_plan(std::int64_t available_bytes);
+  MemoryPlan make_plan_with(Recompute recompute, std::int64_t available_bytes);
   void restore_or_initialize();
   void initialize_weights();
   void record_start();  // in logs/starts.jsonl; and prepares the trace

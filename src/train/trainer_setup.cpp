@@ -61,30 +61,49 @@ void Trainer::open_data() {
   if (!config_.data.val.empty()) validation_ = std::make_unique<ValidationData>(config_, data_->tokenizer_hash());
 }
 
+MemoryPlan Trainer::make_plan_with(Recompute recompute, std::int64_t available_bytes) {
+  RunConfig config = config_;
+  config.parallel.recompute = recompute;
+  const std::vector<StagePlan> layout = cut_stages(config);
+  const auto arena = [&](std::int64_t sequences) {
+    std::int64_t most = 0;
+    for (std::int64_t stage = 0; stage < config.parallel.stages; ++stage) {
+      most =
+          std::max(most, plan_memory(config, layout, stage, config.parallel.stages - stage, sequences, place_).arena);
+    }
+    return most;
+  };
+  plan_ = make_plan(config, world_.size(), arena_budget(config, available_bytes, place_), arena);
+  const RankRole& role = plan_.role(world_.rank());
+  MemoryPlan memory = plan_memory(config, layout, role.stage, plan_.max_in_flight(role.stage, plan_.num_microbatches()),
+                                  plan_.microbatch_size, place_);
+  if (plan_.zero) {
+    const std::vector<ParameterSpec> specs = hosted_parameters(config.model, plan_.stage_of(world_.rank()).layers);
+    memory.optimizer = 2 * 4 * num_owned(specs, owned_ranges(buckets_of(config.model, plan_, world_.rank(), specs)));
+  }
+  return memory;
+}
+
+MemoryPlan Trainer::choose_plan(std::int64_t available_bytes) {
+  if (config_.parallel.recompute != Recompute::automatic) {
+    return make_plan_with(config_.parallel.recompute, available_bytes);
+  }
+  const MemoryPlan keeping = make_plan_with(Recompute::none, available_bytes);
+  const std::int64_t most = world_.all().all_reduce(keeping.total(), Reduction::max);
+  if (most <= available_bytes) return keeping;
+  const MemoryPlan memory = make_plan_with(Recompute::layers, available_bytes);
+  log_info("activations are computed again in the backward (parallel.recompute=layers): keeping them takes {} a rank",
+           bytes_text(most));
+  return memory;
+}
+
 void Trainer::make_plan_and_buffers() {
   // Ranks of one host share its memory; all must choose alike, so the one with the least decides.
   const bool on_gpu = place_.space == Space::device;
   const std::int64_t sharing = on_gpu ? 1 : world_.local_size();  // each rank has a GPU of its own
   const std::int64_t available = world_.all().all_reduce(available_bytes(place_) / sharing, Reduction::min);
-  const std::vector<StagePlan> layout = cut_stages(config_);
-  const auto arena = [&](std::int64_t sequences) {
-    std::int64_t most = 0;
-    for (std::int64_t stage = 0; stage < config_.parallel.stages; ++stage) {
-      most =
-          std::max(most, plan_memory(config_, layout, stage, config_.parallel.stages - stage, sequences, place_).arena);
-    }
-    return most;
-  };
-  plan_ = make_plan(config_, world_.size(), arena_budget(config_, available, place_), arena);
+  MemoryPlan memory = choose_plan(available);
   config_.parallel.microbatch_size = plan_.microbatch_size;
-  const RankRole& role = plan_.role(world_.rank());
-  MemoryPlan memory =
-      plan_memory(config_, layout, role.stage, plan_.max_in_flight(role.stage, plan_.num_microbatches()),
-                  plan_.microbatch_size, place_);
-  if (plan_.zero) {
-    const std::vector<ParameterSpec> specs = hosted_parameters(config_.model, plan_.stage_of(world_.rank()).layers);
-    memory.optimizer = 2 * 4 * num_owned(specs, owned_ranges(buckets_of(config_.model, plan_, world_.rank(), specs)));
-  }
   log_info(
       "{}memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}){}{}; {} "
       "available",
@@ -115,6 +134,7 @@ void Trainer::make_plan_and_buffers() {
     }
   } else {
     model_ = factory_(config_.model, place_.space, data_->start_token(config_.model), place_.dtype);
+    model_->set_pass_options(plan_.passes);
   }
   gradients_ = std::make_unique<Parameters>(weights().specs(), place_.space, "gradients");
   sums_ = std::make_unique<GradientSums>(config_.model, plan_, world_.all(), weights().specs(), ctx_);

@@ -226,6 +226,45 @@ TEST_P(EveryModel, TakesExactlyThePlannedMemory) {
   }
 }
 
+// The same ops on the same operands; every element of what is computed again lies in other memory.
+TEST_P(EveryModel, RecomputingGivesTheSameBitsInThePlannedMemory) {
+  const TokenBatch tokens(2, 43, config().vocab_size, 7);
+  const auto levels = static_cast<std::size_t>(std::max<std::int64_t>(config().num_levels() - 1, 0));
+  const LossScales scales{0.1, std::vector<double>(levels, 0.3)};
+  for (const Numerics numerics : {Numerics::deterministic, Numerics::tuned}) {
+    Context context;
+    context.numerics = numerics;
+    const auto run = [&](const PassOptions& options, Parameters& gradients) {
+      const auto model = random_model(config(), 3);
+      model->set_pass_options(options);
+      const LossSums sums = model->forward_backward(context, tokens.batch(), scales, {}, gradients);
+      EXPECT_EQ(model->arena_peak(), training_arena_bytes(config(), 2, 43, DType::f32, options));
+      return sums;
+    };
+    Parameters kept(config(), Space::host);
+    Parameters recomputed(config(), Space::host);
+    const LossSums a = run({}, kept);
+    const LossSums b = run({.recompute = true}, recomputed);
+    EXPECT_EQ(a.ce, b.ce);
+    EXPECT_EQ(a.rec, b.rec);
+    for (const ParameterSpec& spec : kept.specs()) {
+      EXPECT_EQ(std::memcmp(kept.view(spec.name).host<float>(), recomputed.view(spec.name).host<float>(),
+                            static_cast<std::size_t>(spec.numel()) * sizeof(float)),
+                0)
+          << spec.name;
+    }
+  }
+}
+
+// One layer's activations instead of all: with many layers a small part of the memory.
+TEST(Recompute, KeepsAFractionOfWhatManyLayersTake) {
+  ModelConfig model = preset("photon-60m");
+  for (LevelConfig& level : model.levels) level.encoder.layers = level.decoder.layers = 12;
+  const std::int64_t all = training_arena_bytes(model, 1, 512);
+  const std::int64_t inputs = training_arena_bytes(model, 1, 512, DType::f32, {.recompute = true});
+  EXPECT_LT(inputs, all / 3);
+}
+
 TEST(PhotonModel, StopGradientKeepsTheEncoderOutOfTheRecursiveLoss) {
   const NamedConfig shape = testing::photon_shapes()[1];
   const auto model = random_model(shape.config, 3);

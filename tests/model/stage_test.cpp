@@ -1,6 +1,7 @@
 // Parts of a model, run one behind the other, against the whole.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <deque>
 
 #include "blueprint/activations.hpp"
@@ -19,15 +20,16 @@ using testing::TokenBatch;
 // A part with weights, gradients and memory of its own.
 struct Part {
   Part(const ModelConfig& model, const LayerRange& layers, const Parameters& whole, const Batch& batch,
-       const GroupRange& share)
+       const GroupRange& share, const PassOptions& options)
       : config(model),
         range(layers),
         groups(share),
         parameters(hosted_parameters(config, layers), Space::host),
         gradients(parameters.specs(), Space::host),
-        planned(stage_activation_bytes(config, layers, batch.tokens.size(0), batch.tokens.size(1), groups.count)),
+        planned(stage_activation_bytes(config, layers, batch.tokens.size(0), batch.tokens.size(1), groups.count,
+                                       f32_bytes, options)),
         arena(Space::host, planned, "a part"),
-        part(make_model_part(config, layers, parameters, 1)) {
+        part(make_model_part(config, layers, parameters, 1, DType::f32, options)) {
     for (const ParameterSpec& spec : parameters.specs()) copy(whole.view(spec.name), parameters.view(spec.name));
     arena.poison(true);
     pass = part->begin({}, arena, batch, groups);
@@ -64,12 +66,12 @@ struct Part {
 class Chain {
  public:
   Chain(const ModelConfig& config, const std::vector<std::int64_t>& starts, const std::vector<GroupRange>& shares,
-        const Parameters& weights, const Batch& batch) {
+        const Parameters& weights, const Batch& batch, const PassOptions& options = {}) {
     for (std::size_t s = 0; s < starts.size(); ++s) {
       const bool last = s + 1 == starts.size();
       const LayerRange layers{starts[s], last ? all_layers(config).end : starts[s + 1]};
       for (const GroupRange& groups : last ? shares : std::vector<GroupRange>{all_groups(config, batch)}) {
-        parts_.emplace_back(config, layers, weights, batch, groups);
+        parts_.emplace_back(config, layers, weights, batch, groups, options);
       }
     }
   }
@@ -181,6 +183,23 @@ TEST_P(Parts, OfOneLayerEachGiveTheWhole) {
   std::vector<std::int64_t> starts;
   for (std::int64_t layer = 0; layer < all_layers(config_).end; ++layer) starts.push_back(layer);
   expect_equal(starts, {all_groups(config_, tokens_.batch())});
+}
+
+TEST_P(Parts, ThatRecomputeGiveTheSameBits) {
+  for (std::int64_t layer = 1; layer < all_layers(config_).end; ++layer) {
+    SCOPED_TRACE(layer_name(config_, layer));
+    const auto run = [&](const PassOptions& options, Parameters& gradients) {
+      Chain chain(config_, {0, layer}, {all_groups(config_, tokens_.batch())}, model_->parameters(), tokens_.batch(),
+                  options);
+      return chain.run(scales_, rec_, gradients).ce;
+    };
+    Parameters kept(config_, Space::host);
+    Parameters recomputed(config_, Space::host);
+    EXPECT_EQ(run({}, kept), run({.recompute = true}, recomputed));
+    EXPECT_EQ(std::memcmp(kept.flat().host<float>(), recomputed.flat().host<float>(),
+                          static_cast<std::size_t>(kept.flat().bytes())),
+              0);
+  }
 }
 
 TEST(PhotonStage, RefusesToCutWhatEncodersRead) {

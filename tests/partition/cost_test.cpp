@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -125,6 +126,65 @@ TEST(Cost, OneStageHoldsWhatTheBlueprintSays) {
     EXPECT_EQ(use.activations, training_activation_bytes(model, 2, 29));
     EXPECT_EQ(use.staging, 0);
     EXPECT_EQ(use.total(), 4 * flat + use.activations);
+  }
+}
+
+// A rank's weights have bf16 copies beside their fp32 masters; activations and messages take half.
+TEST(Cost, CountsTheBytesOfThePrecision) {
+  for (const auto& [stages, shards, cut] : cuts) {
+    RunConfig config = run_of(three_levels(), stages, shards, cut);
+    const std::int64_t ranks = stages - 1 + shards;
+    const Plan plan = plan_of(config, ranks);
+    const Cluster cluster = cluster_of(ranks, 4);
+    const CostModel fp32(config, cluster, plan);
+    RunConfig half = config;
+    half.train.precision = Precision::bf16;
+    const CostModel bf16(half, cluster, plan);
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      const MemoryUse& a = fp32.rank(rank).memory;
+      const MemoryUse& b = bf16.rank(rank).memory;
+      EXPECT_EQ(2 * b.weights, 3 * a.weights);
+      EXPECT_EQ(b.gradients, a.gradients);
+      EXPECT_EQ(b.optimizer, a.optimizer);
+      const std::int64_t groups = plan.groups(rank, plan.microbatch_size, 3).count;
+      EXPECT_EQ(b.activations, plan.max_in_flight(plan.role(rank).stage, plan.num_microbatches()) *
+                                   stage_activation_bytes(config.model, plan.stage_of(rank).layers, 2, 29, groups, 2));
+      EXPECT_LE(2 * b.staging, a.staging);
+    }
+    for (const Crossing& crossing : plan.crossings) {
+      EXPECT_EQ(2 * bf16.message_bytes(crossing.from, crossing.to, crossing.tensor),
+                fp32.message_bytes(crossing.from, crossing.to, crossing.tensor));
+    }
+  }
+}
+
+TEST(Cost, RecomputationTakesFlopsForMemory) {
+  for (const auto& [stages, shards, cut] : cuts) {
+    RunConfig config = run_of(three_levels(), stages, shards, cut);
+    const std::int64_t ranks = stages - 1 + shards;
+    const Cluster cluster = cluster_of(ranks, 4);
+    const Plan keeping = plan_of(config, ranks);
+    config.parallel.recompute = Recompute::layers;
+    const Plan recomputing = plan_of(config, ranks);
+    const CostModel kept(config, cluster, keeping);
+    const CostModel again(config, cluster, recomputing);
+    double forward = 0;
+    double more = 0;
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      EXPECT_EQ(again.rank(rank).forward().flops, kept.rank(rank).forward().flops);
+      more += again.rank(rank).backward().flops - kept.rank(rank).backward().flops;
+      forward += again.rank(rank).forward().flops;
+      EXPECT_GT(again.backward_seconds(rank), kept.backward_seconds(rank));
+      const std::int64_t groups = recomputing.groups(rank, recomputing.microbatch_size, 3).count;
+      EXPECT_EQ(again.rank(rank).memory.activations,
+                recomputing.max_in_flight(recomputing.role(rank).stage, recomputing.num_microbatches()) *
+                    stage_activation_bytes(config.model, recomputing.stage_of(rank).layers, 2, 29, groups, f32_bytes,
+                                           {.recompute = true}));
+    }
+    const std::vector<double> layers = recompute_flops(config.model, 29);
+    const double expected = 2 * std::accumulate(layers.begin(), layers.end(), 0.0);  // a microbatch of 2
+    EXPECT_NEAR(more, expected, 1e-9 * expected);
+    EXPECT_LT(more, forward);
   }
 }
 

@@ -52,6 +52,7 @@ ParallelConfig settings_in(const std::string& message) {
   parallel.shards = number("shards");
   parallel.microbatch_size = number("microbatch_size");
   parallel.zero = number("zero");
+  if (message.find("parallel.recompute=layers") != std::string::npos) parallel.recompute = Recompute::layers;
   if (const auto at = message.find("--set parallel.cut="); at != std::string::npos) {
     parallel.cut = message.substr(at + 19, message.find(' ', at + 19) - at - 19);
   }
@@ -67,9 +68,46 @@ TEST(Search, TakesTheLargestMicrobatchThatFits) {
   EXPECT_LE(CostModel(config, cluster, tight).memory_bytes(), cluster.memory_bytes);
 }
 
+TEST(Search, RecomputesWhereKeepingDoesNotFit) {
+  RunConfig config = run_of("photon-60m", 16);
+  config.parallel.microbatch_size = 16;
+  const auto needed = [&](Recompute recompute) {
+    config.parallel.recompute = recompute;
+    const Cluster roomy = cluster_of(1, 1000);
+    return CostModel(config, roomy, plan_given(config, roomy)).memory_bytes();
+  };
+  const std::int64_t keeping = needed(Recompute::none);
+  const std::int64_t recomputing = needed(Recompute::layers);
+  ASSERT_LT(recomputing, keeping);
+  config.parallel.recompute = Recompute::automatic;
+  Cluster cluster = cluster_of(1, 1);
+  cluster.memory_bytes = keeping;
+  EXPECT_FALSE(plan_given(config, cluster).passes.recompute);
+  cluster.memory_bytes = keeping - 1;
+  EXPECT_TRUE(plan_given(config, cluster).passes.recompute);
+  cluster.memory_bytes = recomputing - 1;
+  EXPECT_NE(refusal(config, cluster), "accepted");
+  // Asked not to, it does not, and names the layout that would.
+  cluster.memory_bytes = keeping - 1;
+  config.parallel.recompute = Recompute::none;
+  EXPECT_NE(refusal(config, cluster), "accepted");
+  // The search takes it where nothing else fits.
+  RunConfig large = run_of("photon-60m", 1);
+  large.parallel.microbatch_size = 1;
+  large.parallel.recompute = Recompute::none;
+  cluster.memory_bytes =
+      CostModel(large, cluster_of(1, 1000), plan_given(large, cluster_of(1, 1000))).memory_bytes() - 1;
+  EXPECT_THROW(fastest_layout(large, cluster), InputError);
+  large.parallel.recompute = Recompute::automatic;
+  const ParallelConfig found = fastest_layout(large, cluster);
+  EXPECT_EQ(found.recompute, Recompute::layers);
+  EXPECT_NE(settings_text(found).find("--set parallel.recompute=layers"), std::string::npos);
+}
+
 TEST(Search, NamesTheNearestLayoutThatFits) {
   RunConfig config = run_of("photon-60m", 16);
   config.parallel.microbatch_size = 16;
+  config.parallel.recompute = Recompute::none;
   const Cluster cluster = cluster_of(1, 2);
   const std::string message = refusal(config, cluster);
   EXPECT_NE(message.find("GiB on a rank that has 2.0 GiB"), std::string::npos) << message;

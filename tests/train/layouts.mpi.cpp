@@ -22,6 +22,22 @@ TEST_F(Layouts, OfTwoLevels) {
                15);
 }
 
+TEST_F(Layouts, ThatRecomputeLayers) {
+  constexpr Recompute layers = Recompute::layers;
+  expect_equal(photon_model(2),
+               {{1, {.recompute = layers}},
+                {4, {.stages = 2, .shards = 3, .cut = "decoder2", .microbatch_size = 2, .recompute = layers}},
+                {5,
+                 {.stages = 4,
+                  .shards = 2,
+                  .cut = "encoder1.1,encoder2.1,decoder2.1",
+                  .microbatch_size = 2,
+                  .zero = 1,
+                  .recompute = layers}}},
+               15);
+  expect_equal(vanilla_model(), {{3, {.stages = 3, .microbatch_size = 2, .recompute = layers}}}, 15);
+}
+
 TEST_F(Layouts, WithSharedMoments) {
   expect_equal(photon_model(2),
                {{8, {.microbatch_size = 1, .zero = 1}},

@@ -238,6 +238,17 @@ TEST_F(TrainerTest, MicrobatchesChangeOnlyRounding) {
   }
 }
 
+// Whatever the backward computes again, steps stay the same.
+TEST_F(TrainerTest, RecomputingTrainsTheSameBits) {
+  const auto kept = metrics_of(straight({"parallel.recompute=none"}));
+  train(data_.config({"parallel.recompute=layers"}), run());
+  const auto recomputed = metrics_of(run());
+  ASSERT_EQ(kept.size(), recomputed.size());
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    for (const char* key : {"loss", "grad_norm"}) EXPECT_EQ(kept[i][key], recomputed[i][key]) << "step " << i + 1;
+  }
+}
+
 // Microbatches of unequal weight: the mean is taken over the tokens of the whole batch that count.
 TEST_F(TrainerTest, MaskedTokensDoNotCount) {
   const std::string data = "data.train=" + data_.masked().string();
