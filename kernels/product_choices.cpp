@@ -63,6 +63,11 @@ void keep_product_choice(const std::string& machine, const std::string& product,
   table().choices.emplace(std::pair(machine, product), choice);
 }
 
+std::int64_t num_product_choices() {
+  const std::scoped_lock lock(table().lock);
+  return static_cast<std::int64_t>(table().choices.size());
+}
+
 std::string product_choices() {
   const std::scoped_lock lock(table().lock);
   nlohmann::ordered_json products = nlohmann::ordered_json::array();

@@ -21,6 +21,7 @@ struct ProductChoice {
 std::optional<ProductChoice> find_product_choice(const std::string& machine, const std::string& product);
 void keep_product_choice(const std::string& machine, const std::string& product, const ProductChoice& choice);
 
+std::int64_t num_product_choices();
 // All of them as JSON text, to be stored with a run.
 std::string product_choices();
 // Takes over stored choices; returns how many. Those of other machines are kept, and used by nobody here. A choice that

@@ -54,6 +54,33 @@ struct SaveOptions {
   std::function<bool(bool)> all_succeed;
 };
 
+// One save by hand: its parts in the order of the functions, none of which sends a message, so that a thread beside the
+// training may run them. Whoever calls them tells the other ranks when a part is done.
+class CheckpointSave {
+ public:
+  // `pieces` stay as they are until the save is over. options.all_succeed is not used.
+  CheckpointSave(std::filesystem::path run, ModelConfig config, TrainState state, std::vector<TensorPiece> pieces,
+                 SaveOptions options);
+
+  const std::filesystem::path& folder() const { return final_; }  // <run>/checkpoints/step-N
+  void prepare();                                                 // rank 0, before any rank writes
+  void write_part();                                              // every rank
+  void commit();            // rank 0, once every rank has written: the checkpoint is valid when it returns
+  void abandon() noexcept;  // rank 0, instead of commit(): removes what was written
+
+ private:
+  void remove_old();
+
+  std::filesystem::path run_;
+  ModelConfig config_;
+  TrainState state_;
+  std::vector<TensorPiece> pieces_;
+  SaveOptions options_;
+  std::filesystem::path folder_;     // <run>/checkpoints
+  std::filesystem::path final_;      // .../step-N
+  std::filesystem::path temporary_;  // .../step-N.tmp
+};
+
 // Saves `pieces` (what this rank holds; together the ranks must hold every element once) as
 // <run>/checkpoints/step-<step>. Collective over the ranks, which share the file system. Order: tensors, fsync,
 // manifest, fsync, rename, LATEST by rename, then the oldest beyond `keep` go. A checkpoint of the same step is

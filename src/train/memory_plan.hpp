@@ -29,6 +29,8 @@ struct MemoryPlan {
   std::int64_t gathered = 0;   // rank 0 of a pipeline on CPUs: all weights, for model/
   std::int64_t scratch = 0;    // a GPU: workspaces of ops and libraries
   std::int64_t total() const { return weights + gradients + optimizer + arena + gathered + scratch; }
+  // Besides, where there is room: host memory for the copies that are saved while the training goes on.
+  std::int64_t saved_copies() const { return gradients + optimizer; }  // fp32, as the gradients
 };
 
 // Of a rank that hosts the whole model. parallel.recompute `auto` counts as `none`.

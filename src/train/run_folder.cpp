@@ -45,6 +45,10 @@ std::filesystem::path RunFolder::log_file(int rank) const {
   return root_ / "logs" / fmt::format("rank-{}.log", rank);
 }
 
+std::filesystem::path RunFolder::products_file(int rank) const {
+  return root_ / "products" / fmt::format("rank-{}.json", rank);
+}
+
 std::filesystem::path RunFolder::operations_file(int rank) const {
   return root_ / "logs" / fmt::format("operations-rank-{}.jsonl", rank);
 }

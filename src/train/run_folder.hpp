@@ -20,6 +20,7 @@ class RunFolder {
   std::filesystem::path model() const { return root_ / "model"; }
   std::filesystem::path log_file(int rank) const;
   std::filesystem::path starts_file() const { return root_ / "logs" / "starts.jsonl"; }
+  std::filesystem::path products_file(int rank) const;    // algorithms of matrix products (stored_products.hpp)
   std::filesystem::path operations_file(int rank) const;  // what the rank did last, after an end that was not in order
 
   // Renames an existing folder to the first free <root>.old-N and returns that name; nothing to do without one.

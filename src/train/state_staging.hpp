@@ -1,6 +1,9 @@
-// Weights and moments of a GPU in pinned host memory, on their way to a checkpoint or from one: copied beside the
-// training that goes on.
+// Weights and moments in host memory, on their way to a checkpoint or from one. From a GPU they are copied beside the
+// training that goes on, to pinned memory; on the host the copy is made at once, and what is written beside the
+// training is the copy.
 #pragma once
+
+#include <optional>
 
 #include "model/parameters.hpp"
 #include "tensor/context.hpp"
@@ -11,7 +14,7 @@ namespace photon {
 
 class StateStaging {
  public:
-  // As much as these buffers hold.
+  // As much as these buffers hold, which lie in one memory.
   StateStaging(const Parameters& weights, AdamWOptimizer& optimizer);
   ~StateStaging();
   StateStaging(const StateStaging&) = delete;
@@ -36,10 +39,13 @@ class StateStaging {
   Parameters weights_;
   Parameters mean_;
   Parameters variance_;
-  Stream stream_;
-  Event begun_;
-  Event copied_;
-  bool used_ = false;
+  struct Copies {  // of a GPU
+    Stream stream;
+    Event begun;
+    Event copied;
+    bool used = false;
+  };
+  std::optional<Copies> copies_;
 };
 
 }  // namespace photon

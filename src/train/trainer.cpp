@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -35,6 +36,7 @@ Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFact
       options_(std::move(options)),
       factory_(std::move(factory)),
       folder_(options_.run),
+      products_(folder_.products_file(world_.rank()), folder_.products_file(0)),
       clock_(world_.rank()) {
   place_ = train_place(config_.train);
   if (place_.space == Space::host) return;
@@ -58,7 +60,6 @@ void Trainer::run() {
   }
   record_start();
   while (state_.step < config_.train.steps) {
-    if (saving_.valid() && saving_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) finish_save();
     if (stopping_ || stop_agreed()) preempt();
     run_step();
   }
@@ -73,7 +74,12 @@ void Trainer::run() {
 }
 
 bool Trainer::stop_agreed() {
-  if (world_.all().all_reduce(std::int64_t{StopSignal::received() != 0 ? 1 : 0}, Reduction::max) != 0) stopping_ = true;
+  const auto flag = [](bool set) { return std::int64_t{set ? 1 : 0}; };
+  const bool busy = saving_ && saving_->busy();
+  std::array<std::int64_t, 3> flags{flag(StopSignal::received() != 0), flag(busy), flag(saving_ && saving_->failed())};
+  world_.all().all_reduce(host_view(flags.data(), {3}), Reduction::max);
+  if (flags[0] != 0) stopping_ = true;
+  if (saving_ && saving_->advance(flags[1] != 0, flags[2] != 0)) end_save(saving_->outcome());
   return stopping_;
 }
 
@@ -118,6 +124,7 @@ void Trainer::run_step() {
                                      {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
   for (const Instruction& instruction : program) execute(instruction, step);
   finish_record(step);
+  store_products();
   if (trace_) trace_->after_step(step.number, clock_.take_spans(), world_.all());
 }
 
@@ -257,6 +264,15 @@ void Trainer::finish_record(Step& step) {
       "lower train.learning_rate or train.grad_clip, or look at the data there; checkpoints before it are kept");
 }
 
+void Trainer::store_products() {
+  try {
+    products_.store();
+  } catch (const Error& error) {
+    console_->clear();
+    log_warning("the algorithms chosen for products are not stored, tried again after the next step: {}", error.what());
+  }
+}
+
 std::optional<ValidationResult> Trainer::evaluate() {
   const auto wish = [] { return StopSignal::received() != 0; };
   world_.enter(fmt::format("evaluation after step {}", state_.step),
@@ -303,75 +319,58 @@ void Trainer::save() {
   console_->clear();
   state_.extra_json = nlohmann::json{{"bad_in_row", bad_in_row_}}.dump();
   if (staging_) staging_->begin_download(ctx_, weights(), *optimizer_);
-  const auto write = [this, state = state_, pieces = pieces_to_save(),
-                      whole = plan_.stages > 1 ? pipeline_->gather_weights() : &stored_weights()] {
-    return write_checkpoint(state, pieces, whole);
-  };
-  // The metrics must be no older than the state that is saved beside them.
+  const Parameters* const whole = plan_.stages > 1 ? pipeline_->gather_weights() : &stored_weights();
+  const bool first = world_.rank() == 0;
+  const std::int64_t keep = config_.train.keep_checkpoints;
+  CheckpointSave checkpoint(folder_.root(), config_.model, state_, pieces_to_save(),
+                            {.keep = keep == 0 ? std::numeric_limits<std::int64_t>::max() : keep,
+                             .tokenizer_file = data_->tokenizer_file(),
+                             .rank = world_.rank(),
+                             .num_ranks = world_.size(),
+                             .all_succeed = {}});
   std::string problem;
   try {
-    if (metrics_) metrics_->sync();
+    if (metrics_) metrics_->sync();  // no older than the state that is saved beside them
+    if (first) checkpoint.prepare();
   } catch (const Error& error) {
     problem = error.what();
   }
-  if (world_.all().all_reduce(std::int64_t{problem.empty() ? 1 : 0}, Reduction::min) == 0) {
-    if (problem.empty()) problem = "rank 0 cannot save";
-    saving_ = std::async(std::launch::deferred, [step = state_.step, problem] { return Saved{step, "", problem}; });
-  } else {
-    // Ranks agree by messages while they save, which belong to the thread that trains.
-    saving_ = std::async(staging_ && world_.size() == 1 ? std::launch::async : std::launch::deferred, write);
+  if (world_.all().all_reduce(std::int64_t{problem.empty() ? 0 : 1}, Reduction::max) != 0) {
+    if (first) checkpoint.abandon();
+    return end_save({state_.step, "", problem.empty() ? "rank 0 cannot save" : problem});
   }
-  if (!staging_ || world_.size() > 1) finish_save();
-}
-
-Trainer::Saved Trainer::write_checkpoint(const TrainState& state, const std::vector<TensorPiece>& pieces,
-                                         const Parameters* whole) {
-  Communicator& all = world_.all();
-  const auto all_succeed = [&](bool mine) {
-    return all.size() == 1 ? mine : all.all_reduce(std::int64_t{mine ? 1 : 0}, Reduction::min) != 0;
-  };
-  Saved saved{state.step, "", ""};
-  try {
-    if (staging_) staging_->wait();
-    const std::int64_t keep = config_.train.keep_checkpoints;
-    std::string early;
-    if (all.rank() == 0) {
-      try {
+  saving_ = std::make_unique<BackgroundSave>(
+      std::move(checkpoint), state_.step, first, staging_ != nullptr, [this, whole, first] {
+        if (staging_) staging_->wait();
+        if (!first) return;
         save_weights_folder(folder_.model(), config_.model, *whole, DType::f32, data_->tokenizer_file());
-      } catch (const Error& error) {
-        early = error.what();
-      }
-    }
-    if (!all_succeed(early.empty())) throw Error(early.empty() ? "rank 0 cannot save" : early, "", "");
-    saved.folder = save_checkpoint(folder_.root(), config_.model, state, pieces,
-                                   {.keep = keep == 0 ? std::numeric_limits<std::int64_t>::max() : keep,
-                                    .tokenizer_file = data_->tokenizer_file(),
-                                    .rank = all.rank(),
-                                    .num_ranks = all.size(),
-                                    .all_succeed = all_succeed})
-                       .string();
-  } catch (const RankError&) {
-    throw;  // a full disk is no reason to stop, a lost rank is
-  } catch (const Error& error) {
-    saved.problem = error.what();
-  }
-  return saved;
+      });
+  if (!staging_) finish_save();
 }
 
-bool Trainer::finish_save() {
-  if (!saving_.valid()) return saved_step_ >= 0;
-  const Saved saved = saving_.get();
-  if (saved.problem.empty()) {
-    saved_step_ = saved.step;
-    console_->clear();
-    log_info("saved {}", saved.folder);
-    return true;
+void Trainer::finish_save() {
+  if (!saving_) return;
+  world_.enter(fmt::format("end of the save of step {}", saving_->outcome().step),
+               static_cast<double>(config_.parallel.save_deadline));
+  while (saving_) {
+    saving_->wait();
+    const std::int64_t failed = world_.all().all_reduce(std::int64_t{saving_->failed() ? 1 : 0}, Reduction::max);
+    if (saving_->advance(false, failed != 0)) end_save(saving_->outcome());
   }
-  log_text(LogLevel::error, false,
-           fmt::format("step {} is not saved: {}; {}", saved.step, saved.problem,
-                       saved_step_ < 0 ? std::string("no checkpoint exists yet")
-                                       : fmt::format("the checkpoint of step {} is kept", saved_step_)));
-  return false;
+}
+
+void Trainer::end_save(const BackgroundSave::Outcome& outcome) {
+  if (outcome.problem.empty()) {
+    saved_step_ = outcome.step;
+    console_->clear();
+    log_info("saved {}", outcome.folder);
+  } else {
+    log_text(LogLevel::error, false,
+             fmt::format("step {} is not saved: {}; {}", outcome.step, outcome.problem,
+                         saved_step_ < 0 ? std::string("no checkpoint exists yet")
+                                         : fmt::format("the checkpoint of step {} is kept", saved_step_)));
+  }
+  saving_.reset();  // `outcome` may be its
 }
 
 void Trainer::preempt() {
@@ -379,7 +378,8 @@ void Trainer::preempt() {
   const std::string reason = signal != 0 ? StopSignal::name(signal) : "a signal on another rank";
   finish_save();
   if (saved_step_ != state_.step) save();
-  const bool saved = finish_save() && saved_step_ == state_.step;
+  finish_save();
+  const bool saved = saved_step_ == state_.step;
   if (trace_) trace_->finish(world_.all());
   console_->clear();
   throw Preempted(

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <future>
 #include <memory>
 #include <optional>
 
@@ -17,6 +16,7 @@
 #include "partition/plan.hpp"
 #include "partition/schedule.hpp"
 #include "train/adamw_optimizer.hpp"
+#include "train/background_save.hpp"
 #include "train/console.hpp"
 #include "train/gradient_sums.hpp"
 #include "train/loss_totals.hpp"
@@ -30,6 +30,7 @@
 #include "train/state_staging.hpp"
 #include "train/step_clock.hpp"
 #include "train/stop_signal.hpp"
+#include "train/stored_products.hpp"
 
 namespace photon {
 
@@ -84,7 +85,7 @@ class Trainer {
 
   Parameters& weights() { return pipeline_ ? pipeline_->parameters() : model_->parameters(); }
 
-  // Whether any rank was asked to stop; the answer is common to all.
+  // Whether any rank was asked to stop; the answer is common to all. Takes a save that is under way a part further.
   bool stop_agreed();
   void wait_for_sums();
   bool evaluation_due(std::int64_t step) const;
@@ -98,6 +99,7 @@ class Trainer {
   void clip(Step& step);
   void update(Step& step);
   void finish_record(Step& step);
+  void store_products();
   std::optional<ValidationResult> evaluate();
   void complete_evaluation();
   // What this rank stores of a checkpoint: ranks that hold the same tensors share them out.
@@ -106,18 +108,12 @@ class Trainer {
   Parameters& stored_weights() { return staging_ ? staging_->weights() : weights(); }
   Parameters& stored_mean() { return staging_ ? staging_->mean() : optimizer_->mean(); }
   Parameters& stored_variance() { return staging_ ? staging_->variance() : optimizer_->variance(); }
-  // Begins to save the state. From a GPU, a process alone writes beside the training that goes on; else it is done
-  // when this returns.
+  // Begins to save the state: copies it, and has the copy written beside the training that goes on. Without room for
+  // copies it is done when this returns.
   void save();
-  // Waits for a save that was begun. Returns whether the newest one is on disk; when not, rank 0 has said why.
-  bool finish_save();
-  // What a save came to.
-  struct Saved {
-    std::int64_t step = -1;
-    std::string folder;
-    std::string problem;  // empty when it succeeded
-  };
-  Saved write_checkpoint(const TrainState& state, const std::vector<TensorPiece>& pieces, const Parameters* whole);
+  // Waits for a save that was begun. saved_step_ then is the newest step on disk.
+  void finish_save();
+  void end_save(const BackgroundSave::Outcome& outcome);
   [[noreturn]] void preempt();
 
   World& world_;
@@ -138,12 +134,13 @@ class Trainer {
   std::unique_ptr<PipelineRank> pipeline_;  // this rank's part of it
   std::unique_ptr<Parameters> gradients_;
   std::unique_ptr<GradientSums> sums_;
+  StoredProducts products_;
   std::vector<OwnedPiece> owned_;  // what this rank answers for of the tensors that several hold
   std::unique_ptr<AdamWOptimizer> optimizer_;
-  std::unique_ptr<StateStaging> staging_;  // on a GPU
-  std::future<Saved> saving_;              // after staging_: a save that reads it ends first
-  std::unique_ptr<MetricsFile> metrics_;   // rank 0 only
-  bool gathering_ = false;                 // shares of the weights are on their way
+  std::unique_ptr<StateStaging> staging_;   // on a GPU, and where there is room for copies
+  std::unique_ptr<BackgroundSave> saving_;  // after staging_: a save that reads it ends first
+  std::unique_ptr<MetricsFile> metrics_;    // rank 0 only
+  bool gathering_ = false;                  // shares of the weights are on their way
   std::unique_ptr<Console> console_;
   StepClock clock_;
   std::unique_ptr<RunTrace> trace_;  // where one is asked for

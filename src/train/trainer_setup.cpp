@@ -113,7 +113,7 @@ void Trainer::make_plan_and_buffers() {
       memory.scratch > 0 ? " + workspaces " + bytes_text(memory.scratch) : "", bytes_text(available));
   require_fit(memory, available, plan_.microbatch_size, place_);
   // Weights and moments of a checkpoint, and the weights folder; one more of each exists while it is replaced.
-  const std::int64_t save_bytes = memory.gradients + memory.optimizer + memory.gradients;  // fp32, as the gradients
+  const std::int64_t save_bytes = memory.saved_copies() + memory.gradients;
   const auto free = static_cast<std::int64_t>(std::min<std::uint64_t>(free_bytes(folder_.root()), INT64_MAX));
   if (free < 2 * save_bytes) {
     log_warning("{} has {} free, and a save takes {} make room or lower train.keep_checkpoints",
@@ -141,7 +141,14 @@ void Trainer::make_plan_and_buffers() {
   owned_ = owned_pieces(weights().specs(), sums_->owned());
   optimizer_ = plan_.zero ? std::make_unique<AdamWOptimizer>(owned_, config_.train, place_.space)
                           : std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, place_.space);
-  if (on_gpu) staging_ = std::make_unique<StateStaging>(weights(), *optimizer_);
+  // On the host copies need memory that the run could do without; all ranks save in one way.
+  const std::int64_t with_copies = memory.total() + memory.saved_copies();
+  if (on_gpu || world_.all().all_reduce(with_copies, Reduction::max) <= available) {
+    staging_ = std::make_unique<StateStaging>(weights(), *optimizer_);
+  } else {
+    log_info("training waits for its saves: another {} a rank for copies of the state is more than is available",
+             bytes_text(memory.saved_copies()));
+  }
   console_ = std::make_unique<Console>(config_.train.steps, config_.train.log_every, world_.rank() != 0);
   log_info("{} parameters; a step is {} sequences of {} tokens: {} replica{}, {} microbatch{} of {} each",
            num_parameters(config_.model), plan_.batch_size, config_.train.sequence_length, plan_.replicas,
@@ -150,6 +157,9 @@ void Trainer::make_plan_and_buffers() {
 }
 
 void Trainer::restore_or_initialize() {
+  if (const int count = products_.restore(); count > 0) {
+    log_info("{} algorithms of matrix products are those that the run chose before", count);
+  }
   std::vector<TensorTarget> targets = targets_of(parameter_group, stored_weights());
   const auto add = [&](const char* group, const Parameters& moments) {
     for (TensorTarget& target :
