@@ -1,11 +1,12 @@
 #include "eval/drift_rows.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iostream>
+#include <istream>
 #include <map>
+#include <memory>
 
 #include "decode/engine.hpp"
+#include "storage/byte_stream.hpp"
 #include "support/error.hpp"
 
 namespace photon {
@@ -57,15 +58,8 @@ std::vector<DriftRow> drift_rows(const TokenFile& file, const ModelConfig& confi
 std::vector<DriftRow> drift_rows(OpenModel& model, const Context& ctx, const DriftPrompts& prompts,
                                  const std::function<void()>& poll) {
   validate(prompts.defaults);
-  std::ifstream file;
-  if (prompts.file != "-") {
-    file.open(prompts.file, std::ios::binary);
-    if (!file || std::filesystem::is_directory(prompts.file)) {
-      throw InputError(fmt::format("cannot read the prompts {}", prompts.file.string()),
-                       "no such file, or no permission", "check --prompts");
-    }
-  }
-  PromptReader lines(prompts.file == "-" ? std::cin : file);
+  const std::unique_ptr<std::istream> input = open_text(prompts.file);
+  PromptReader lines(*input);
   const RequestParser parser(model.tokenizer.get(), prompts.defaults,
                              {model.config().vocab_size, model.config().max_length});
   EngineOptions options;
@@ -73,14 +67,20 @@ std::vector<DriftRow> drift_rows(OpenModel& model, const Context& ctx, const Dri
   options.memory_bytes = prompts.memory_bytes;
   Engine engine(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options);
   Collect collected;
-  std::vector<std::pair<std::string, std::vector<std::int32_t>>> asked;
+  struct Asked {
+    std::string id;
+    std::vector<std::vector<std::int32_t>> prompts;  // their samples follow each other
+  };
+  std::vector<Asked> asked;
   engine.run(
       [&]() -> std::optional<Row> {
         const std::optional<PromptLine> line = lines.next();
         if (!line) return std::nullopt;
         Row row = parser.parse(*line);
         if (std::holds_alternative<RowError>(row)) collected.error(std::get<RowError>(row));
-        asked.emplace_back(std::get<Request>(row).id, std::get<Request>(row).prompt);
+        const Request& request = std::get<Request>(row);
+        asked.push_back({request.id, {request.prompt}});
+        for (const FurtherPrompt& more : request.more_prompts) asked.back().prompts.push_back(more.tokens);
         return row;
       },
       collected,
@@ -89,8 +89,11 @@ std::vector<DriftRow> drift_rows(OpenModel& model, const Context& ctx, const Dri
         return true;
       });
   std::vector<DriftRow> rows;
-  for (const auto& [id, prompt] : asked) {
-    for (const Completion& sample : collected.samples.at(id)) {
+  for (const auto& [id, texts] : asked) {
+    const std::vector<Completion>& samples = collected.samples.at(id);
+    for (std::size_t i = 0; i < samples.size(); ++i) {
+      const Completion& sample = samples[i];
+      const std::vector<std::int32_t>& prompt = texts[i / (samples.size() / texts.size())];
       DriftRow& row = rows.emplace_back();
       row.tokens = prompt;
       row.prompt = static_cast<std::int64_t>(prompt.size());

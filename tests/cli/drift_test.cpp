@@ -65,7 +65,7 @@ TEST_F(MeasureDrift, WrongUseIsRefused) {
   };
   refused("--model model", "exactly one of them");
   refused("--model model --data data/train.h5 --prompts p", "exactly one of them");
-  refused("--model model --prompts none.jsonl", "cannot read the prompts none.jsonl");
+  refused("--model model --prompts none.jsonl", "cannot read none.jsonl");
   refused("--model model --data data/train.h5 --sequence-length 60", "holds no window of 60 tokens");
   refused("--model model --data data/train.h5 --sequence-length 20 --prompt-tokens 20", "no token would follow");
   refused("--model model --data data/train.h5 --sequence-length 20 --window 0", "a window is 0");

@@ -363,6 +363,16 @@ TEST(Drift, PromptsGoOnAsHierGenWritesThem) {
     for (std::size_t i = static_cast<std::size_t>(row.prompt); i < row.tokens.size(); ++i)
       EXPECT_TRUE(scores.greedy[i]);
   }
+  // Each prompt of a row of an OpenAI batch with its own continuation.
+  std::ofstream(prompts.file) << R"({"custom_id": "a", "method": "POST", "url": "/v1/completions", )"
+                                 R"("body": {"prompt": [[7, 8], [9]], "max_tokens": 5}})"
+                              << "\n";
+  const std::vector<DriftRow> several = drift_rows(model, deterministic(), prompts, [] {});
+  ASSERT_EQ(several.size(), 2U);
+  EXPECT_EQ(several[0].tokens, rows[1].tokens);
+  EXPECT_EQ(several[1].prompt, 1);
+  EXPECT_EQ(several[1].tokens[0], 9);
+
   std::ofstream(prompts.file) << "{\"id\": \"b\", \"prompt\": \"x\"}\n{\"id\": \"c\"}\n";
   try {
     drift_rows(model, deterministic(), prompts, [] {});
