@@ -130,7 +130,8 @@ void add_decode_options(CLI::App& command, DecodeOptions& options) {
   add("--batch", options.batch, "N", "decode: sequences in flight over all ranks; 0: the fastest that fits")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{0}, most));
-  add("--shards", options.shards, "K", "decode: level-1 shards of a coarse rank; 0: replicas alone; any by default")
+  add("--decoder-shards", options.shards, "K",
+      "decode: level-1 shards of a coarse rank; 0: replicas alone; any by default")
       ->check(CLI::Range(std::int64_t{0}, most));
   add("--precision", options.precision, "fp32|bf16",
       "decode: bf16 for GPUs, fp32 for CPUs; the configuration's by default")

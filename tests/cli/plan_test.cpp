@@ -169,7 +169,7 @@ TEST_F(PlanCommand, PlansDecoding) {
                            "coarse rank + 3 shards", "chosen: 4 replicas, ", "top cache"}) {
     EXPECT_NE(table.out.find(part), std::string::npos) << part << "\n" << table.out;
   }
-  const Outcome outcome = plan("--decode --json --mode recgen --batch 64 --shards 3");
+  const Outcome outcome = plan("--decode --json --mode recgen --batch 64 --decoder-shards 3");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const auto json = nlohmann::json::parse(outcome.out);
   ASSERT_EQ(json["layouts"].size(), 1U);
@@ -189,7 +189,7 @@ TEST_F(PlanCommand, PlansDecoding) {
     EXPECT_EQ(refusal.code, 2) << refusal.out;
     EXPECT_NE(refusal.err.find(part), std::string::npos) << refusal.err;
   };
-  refused("--shards 2", "or use --shards ");
+  refused("--decoder-shards 2", "shards 3");
   refused("--batch 10000000", "the nearest that fits is --batch ");
   refused("--precision fp32", "gives no matrix rate");
   refused("--search", "of training");
