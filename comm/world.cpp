@@ -127,6 +127,20 @@ const std::string& World::host() const {
   return job_->host;
 }
 
+std::string World::name_of_rank(int rank) const {
+  return job_->name_of_rank(rank);
+}
+
+void World::check_ranks() const {
+  for (int r = 0; r < size(); ++r) {
+    if (job_->may_live(r)) continue;
+    throw RankError(
+        fmt::format("the job cannot go on on rank {} of {}, in phase '{}'", rank(), size(), job_->phase.name),
+        fmt::format("{}, process {}, has died", name_of_rank(r), job_->peers[static_cast<std::size_t>(r)].pid),
+        "look at what that rank said last");
+  }
+}
+
 void World::enter(const std::string& phase, double deadline_seconds) {
   job_->phase.name = phase;
   job_->phase.deadline_seconds = deadline_seconds;

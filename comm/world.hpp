@@ -39,6 +39,11 @@ class World {
   // index. Collective. Errors: InputError, on all ranks, when a host has more ranks than GPUs.
   int use_gpu();
 
+  std::string name_of_rank(int rank) const;  // "rank 3 on host a"
+  // For ranks that work long without waiting for each other. Errors: RankError when one that this process can see has
+  // died.
+  void check_ranks() const;
+
   // Names what comes next and how long to wait for other ranks in it.
   void enter(const std::string& phase, double deadline_seconds);
 
