@@ -87,6 +87,19 @@ Engine::Engine(DecoderSource source, const Tokenizer* tokenizer, std::int32_t eo
 
 Engine::~Engine() = default;
 
+void add(const EngineStatistics& statistics, EngineStatistics& sum) {
+  sum.rows += statistics.rows;
+  sum.errors += statistics.errors;
+  sum.prompt_tokens += statistics.prompt_tokens;
+  sum.new_tokens += statistics.new_tokens;
+  sum.num_active += statistics.num_active;
+  sum.num_waiting += statistics.num_waiting;
+  sum.num_slots += statistics.num_slots;
+  sum.cache_bytes += statistics.cache_bytes;
+  sum.prefill_seconds += statistics.prefill_seconds;
+  sum.decode_seconds += statistics.decode_seconds;
+}
+
 bool Engine::run(const std::function<std::optional<Row>()>& next, ResultSink& sink,
                  const std::function<bool(const EngineStatistics&)>& poll) {
   struct Function : RowSource {
@@ -177,6 +190,7 @@ std::vector<std::int64_t> Engine::give_back(std::int64_t count) {
     if (prompts > 1 && waiting < prompts) break;
     lines.push_back(last.line);
     window_.resize(window_.size() - static_cast<std::size_t>(prompts));
+    statistics_.num_waiting = static_cast<std::int64_t>(window_.size());
   }
   return lines;
 }

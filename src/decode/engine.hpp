@@ -98,6 +98,9 @@ struct EngineStatistics {
   double decode_seconds = 0;   // of everything from a step's rows to its results, without what encoding prompts takes
 };
 
+// Adds one rank's to those of others.
+void add(const EngineStatistics& statistics, EngineStatistics& sum);
+
 class Engine {
  public:
   // `tokenizer` (null: no texts) must outlive this. eos < 0: only stop strings and lengths end a row.

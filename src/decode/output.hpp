@@ -38,6 +38,7 @@ class ResultFile : public ResultSink {
 
   // Whether the row of that key needs no work: the file has its result (or its error).
   bool has(const RowKey& key) const { return done_.contains(key); }
+  const KeySet& keys() const { return done_; }
   std::int64_t num_resumed() const { return num_resumed_; }  // rows that were there at the start
   std::int64_t num_errors() const { return num_errors_; }    // in the file now, earlier ones among them
 
