@@ -45,6 +45,8 @@ constexpr std::array commands{
     Command{"Using a model", "generate", "continue prompts, many at once",
             "photon generate --model runs/first --prompts prompts.jsonl --output texts.jsonl --max-new-tokens 200",
             add_generate},
+    Command{"Using a model", "merge", "join what the ranks of a generate job finished",
+            "photon merge --output texts.jsonl --ordered", add_merge},
     Command{"Using a model", "eval", "measure loss, perplexity and bits per byte on a data file",
             "photon eval --model runs/first --data data/val.h5", add_eval},
     Command{"Using a model", "score", "give the likelihood of continuations",

@@ -13,6 +13,7 @@ void add_prepare(CLI::App& app);
 void add_init(CLI::App& app);
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_merge(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_score(CLI::App& app);
 void add_drift(CLI::App& app);

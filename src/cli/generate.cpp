@@ -11,9 +11,11 @@
 #include <string>
 
 #include "cli/commands.hpp"
-#include "cli/one_process.hpp"
+#include "cli/on_ranks.hpp"
 #include "cli/place_options.hpp"
+#include "decode/generate_ranks.hpp"
 #include "support/log.hpp"
+#include "train/share_cores.hpp"
 #include "train/stop_signal.hpp"
 
 namespace photon::cli {
@@ -30,13 +32,16 @@ constexpr const char* description =
     "output row by row, in the order in which they are done: {\"id\", \"text\", \"tokens\", \"finish_reason\"}. A bad "
     "row gives\n"
     "{\"id\", \"error\"}. Start the same command again to go on where it was stopped: rows in the output are skipped.\n"
-    "Files may be gzip or zstd: prompts are known by their first bytes, the output by its ending.";
+    "Files may be gzip or zstd: prompts are known by their first bytes, the output by its ending.\n"
+    "Under mpirun or srun the ranks share the rows: each keeps its results in OUTPUT.parts, and they are joined to "
+    "OUTPUT at the end.";
 
 constexpr const char* examples =
     "Examples:\n"
     "  photon generate --model runs/first --prompts prompts.jsonl --output texts.jsonl --max-new-tokens 200\n"
     "  photon generate --model runs/first --prompts prompts.jsonl --output texts.jsonl --temperature 0.8 --top-p 0.95 "
     "--n 4\n"
+    "  mpirun -np 4 photon generate --model runs/first --prompts prompts.jsonl --output texts.jsonl --ordered\n"
     "  echo '{\"prompt\": \"In the beginning\"}' | photon generate --model runs/first --prompts - --output -";
 
 struct Options {
@@ -79,23 +84,35 @@ std::string model_name(const std::string& model) {
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
-void generate_texts(Options options) {
+void generate_texts(World& world, Options options) {
   const StopSignal signals;
+  world.set_stop_request([] { return StopSignal::received() != 0; });
+  world.enter("set-up", options.generate.deadline_seconds);
+  share_cores(world.local_size());
+  const bool many = world.size() > 1;
   StopWish stop(options.time_limit);
   options.generate.input_format = input_format(options.input_format);
   options.generate.compression = parse_compression(options.compression, options.generate.output);
   options.generate.shard = parse_shard(options.shard);
   options.generate.model_name = model_name(options.model);
-  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics));
+  const int gpu = many && space_of_device(options.place.device) == Space::device ? world.use_gpu() : 0;
+  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics), gpu);
   options.generate.engine.mode = generation_mode(options.mode);
   validate(options.generate.defaults);
   OpenModel model = open_model(options.model, place.space(), place.dtype());
   const bool recgen = options.generate.engine.mode == GenerationMode::recgen;
-  options.generate.engine.memory_bytes = options.memory > 0 ? static_cast<std::int64_t>(options.memory * 0x1p30)
-                                                            : cache_memory(place, model.config(), recgen);
-  log_info("generate: {} in {}, {:.1f} GiB for caches", place.device_name(), place.precision_name(),
-           static_cast<double>(options.generate.engine.memory_bytes) / 0x1p30);
-  const GenerateSummary summary = generate(model, place.context(), options.generate, [&stop] { return stop(); });
+  options.generate.engine.memory_bytes = options.memory > 0
+                                             ? static_cast<std::int64_t>(options.memory * 0x1p30)
+                                             : cache_memory(place, model.config(), recgen, world.local_size());
+  log_info("generate: {}{} in {}, {:.1f} GiB for caches{}", many ? fmt::format("{} ranks, ", world.size()) : "",
+           place.device_name(), place.precision_name(),
+           static_cast<double>(options.generate.engine.memory_bytes) / 0x1p30, many ? " each" : "");
+  const auto stop_requested = [&stop] { return stop(); };
+  const GenerateSummary summary =
+      many || needs_parts(options.generate)
+          ? generate_on_ranks(world, model, place.context(), options.generate, stop_requested)
+          : generate(model, place.context(), options.generate, stop_requested);
+  if (world.rank() != 0) return;
   const EngineStatistics& engine = summary.engine;
   const nlohmann::ordered_json line = {
       {"rows", engine.rows},
@@ -183,7 +200,13 @@ void add_generate(CLI::App& app) {
   command->add_flag("--logprobs", job.engine.logprobs,
                     "adds the tokens' log-probabilities under the model to the results");
   command->add_flag("--retry-errors", job.retry_errors, "tries rows again whose result in the output is an error");
-  command->callback([options] { run_in_one_process("generate", [&] { generate_texts(*options); }); });
+  command->add_flag("--ordered", job.ordered, "the output gets the order of the prompts, once all rows are done");
+  command->add_flag("--keep-parts", job.keep_parts, "leaves OUTPUT.parts, what each rank wrote, when they were joined");
+  add("--deadline", job.deadline_seconds, "SECONDS",
+      "many ranks: how long one waits for a sign of life of another; longer than the slowest group of tokens")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->callback([options] { run_on_ranks([&](World& world) { generate_texts(world, *options); }); });
 }
 
 }  // namespace photon::cli

@@ -1,7 +1,5 @@
 // photon train: trains a model, or continues a run.
 #include <CLI/CLI.hpp>
-#include <csignal>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -9,11 +7,8 @@
 
 #include "cli/commands.hpp"
 #include "cli/device_option.hpp"
-#include "cli/exit_file.hpp"
-#include "comm/world.hpp"
+#include "cli/on_ranks.hpp"
 #include "config/run_config.hpp"
-#include "support/error.hpp"
-#include "support/log.hpp"
 #include "train/trainer.hpp"
 
 namespace photon::cli {
@@ -50,26 +45,8 @@ void train(Options options) {
     options.train.run = std::filesystem::path("runs") / std::filesystem::path(options.config).stem();
   if (!options.trace_steps.empty()) options.train.trace_steps = parse_step_range(options.trace_steps);
   if (!options.device.empty()) options.overrides.push_back("train.device=" + options.device);
-  int rank = 0;
-  try {
-    World world;
-    rank = world.rank();
-    init_logging(world.rank(), world.size());
-    world.run([&] {
-      try {
-        Trainer(world, load_run_config(options.config, options.overrides), options.train).run();
-      } catch (const Preempted&) {
-        // Launchers repeat SIGTERM, and answer the ranks' last meeting late when they are being stopped themselves. All
-        // is saved: nothing may make it look otherwise.
-        std::signal(SIGTERM, SIG_IGN);
-        tell_exit_code(static_cast<int>(ExitCode::preempted));
-        throw;
-      }
-    });
-  } catch (const Preempted&) {
-    if (rank == 0) throw;
-    std::exit(static_cast<int>(ExitCode::preempted));  // rank 0 tells it for all
-  }
+  run_on_ranks(
+      [&](World& world) { Trainer(world, load_run_config(options.config, options.overrides), options.train).run(); });
 }
 
 }  // namespace

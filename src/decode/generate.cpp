@@ -14,7 +14,6 @@
 #include "support/log.hpp"
 
 namespace photon {
-namespace {
 
 // Lines of a regular file that hold something and are the shard's: the true denominator of the progress, and a file
 // that is damaged is found before anything is written. -1 where it cannot be known beforehand.
@@ -42,6 +41,8 @@ std::int64_t count_rows(const std::filesystem::path& path, const Shard& shard) {
   count();
   return rows;
 }
+
+namespace {
 
 // The rows of the prompts. A pipe that holds none now gives none now: the rows there are go on meanwhile, and signals
 // are heard.
@@ -78,6 +79,12 @@ std::int64_t default_cache_memory() {
     if (key == "MemAvailable:") return kibibytes * 1024 / 2;
   }
   return static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE) / 4;
+}
+
+void throw_too_many_errors(const GenerateOptions& options, std::int64_t num_errors) {
+  throw Error(fmt::format("{} rows have failed", num_errors),
+              fmt::format("--max-errors {} stops the job; what is done is written", options.max_errors),
+              "correct the rows and start again with --retry-errors, or raise --max-errors");
 }
 
 GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOptions& options,
@@ -119,11 +126,7 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
   progress.finish(progress_figures(summary.engine, summary.num_resumed));
   output.sync();
   summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  if (too_many_errors()) {
-    throw Error(fmt::format("{} rows have failed", output.num_errors()),
-                fmt::format("--max-errors {} stops the job; what is done is written", options.max_errors),
-                "correct the rows and start again with --retry-errors, or raise --max-errors");
-  }
+  if (too_many_errors()) throw_too_many_errors(options, output.num_errors());
   if (!done) {
     throw Preempted(fmt::format("stopped early ({} rows are written) start the same command again to go on",
                                 summary.num_resumed + summary.engine.rows + summary.engine.errors));

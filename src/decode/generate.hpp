@@ -24,7 +24,10 @@ struct GenerateOptions {
   bool retry_errors = false;
   std::int64_t max_errors = -1;  // stop when more rows have failed, earlier runs' among them; -1: never
   ProgressOptions progress;
-  std::string model_name = {};  // what results in OpenAI's form call the model
+  std::string model_name = {};    // what results in OpenAI's form call the model
+  bool ordered = false;           // rows of the output stand in the order of the prompts; always by parts
+  bool keep_parts = false;        // after they were joined
+  double deadline_seconds = 900;  // how long a rank waits for a sign of life of another
 };
 
 struct GenerateSummary {
@@ -38,6 +41,13 @@ struct GenerateSummary {
 // cannot run as asked.
 GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOptions& options,
                          const std::function<bool()>& stop_requested);
+
+// Rows of the shard in a prompts file, -1 where they cannot be counted beforehand. Errors: InputError when the file is
+// damaged.
+std::int64_t count_rows(const std::filesystem::path& prompts, const Shard& shard);
+
+// What stops a job with more than options.max_errors failed rows.
+[[noreturn]] void throw_too_many_errors(const GenerateOptions& options, std::int64_t num_errors);
 
 // Half of the memory that this machine has free now, bytes: what caches may take unless told otherwise.
 std::int64_t default_cache_memory();

@@ -24,12 +24,12 @@ DType precision_type(const std::string& precision, Space space) {
 
 }  // namespace
 
-Place::Place(const std::string& device, const std::string& precision, Numerics numerics) {
+Place::Place(const std::string& device, const std::string& precision, Numerics numerics, int gpu) : gpu_(gpu) {
   context_.space = space_of_device(device);
   context_.numerics = numerics;
   dtype_ = precision_type(precision, context_.space);
   if (context_.space == Space::host) return;
-  device::use(0);
+  device::use(gpu_);
   context_.stream = device::make_stream();
   scratch_ = Arena(Space::device, scratch_bytes, "workspace of decoding");
   context_.scratch = &scratch_;
@@ -40,11 +40,11 @@ Place::~Place() {
 }
 
 std::string Place::device_name() const {
-  return context_.space == Space::host ? "cpu" : device::name(0);
+  return context_.space == Space::host ? "cpu" : device::name(gpu_);
 }
 
-std::int64_t cache_memory(const Place& place, const ModelConfig& config, bool recgen) {
-  if (place.space() == Space::host) return default_cache_memory();
+std::int64_t cache_memory(const Place& place, const ModelConfig& config, bool recgen, int num_processes) {
+  if (place.space() == Space::host) return default_cache_memory() / num_processes;
   // A row of a step stands for a position of a prompt, generously.
   const std::int64_t row = step_row_bytes(config, place.dtype());
   std::int64_t beside = spare_bytes + device_prefill_tokens * row / 4;

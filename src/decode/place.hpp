@@ -14,8 +14,8 @@ class Place {
  public:
   // device: "auto" (the GPU where this build and machine have one) | "cpu" | "cuda"; precision: "auto" (bf16 on a GPU,
   // fp32 on the host) | "fp32" | "bf16". Errors: InputError for words unknown, a GPU that is not there, and bf16 on the
-  // host.
-  Place(const std::string& device, const std::string& precision, Numerics numerics);
+  // host. gpu: which one of those that this process sees.
+  Place(const std::string& device, const std::string& precision, Numerics numerics, int gpu = 0);
   ~Place();
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
@@ -29,11 +29,13 @@ class Place {
  private:
   Context context_;
   DType dtype_ = DType::f32;
+  int gpu_ = 0;
   Arena scratch_;
 };
 
 // Memory that caches may take at `place` once the model is there, bytes: on the host half of what is free, on a GPU
-// what is free but for what encoding prompts and, in RecGen, a call's chunks need beside them.
-std::int64_t cache_memory(const Place& place, const ModelConfig& config, bool recgen);
+// what is free but for what encoding prompts and, in RecGen, a call's chunks need beside them. Processes on this host
+// that ask at the same time divide the host's.
+std::int64_t cache_memory(const Place& place, const ModelConfig& config, bool recgen, int num_processes = 1);
 
 }  // namespace photon

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include <mutex>
 #include <sstream>
 #include <system_error>
+#include <thread>
 
 #include "support/error.hpp"
 
@@ -28,6 +30,7 @@ struct Fault {
   long count = 1;
   long arrivals = 0;
   bool disk_full = false;
+  bool slow = false;
 };
 
 Fault parse_fault(const std::string& text) {
@@ -35,6 +38,10 @@ Fault parse_fault(const std::string& text) {
   fault.text = text;
   fault.point = text;
   constexpr std::string_view disk_full = "enospc@";
+  if (constexpr std::string_view slow = "slow@"; text.starts_with(slow)) {
+    fault.slow = true;
+    fault.point = text.substr(slow.size());
+  }
   if (text.starts_with(disk_full)) {
     fault.disk_full = true;
     fault.point = text.substr(disk_full.size());
@@ -136,7 +143,12 @@ void fault_point(std::string_view point) {
   static Fault fault;
   const std::lock_guard lock(mutex);
   if (fault.text != value) fault = parse_fault(value);
-  if (fault.point != point || ++fault.arrivals != fault.count) return;
+  if (fault.point != point) return;
+  if (fault.slow) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return;
+  }
+  if (++fault.arrivals != fault.count) return;
   if (fault.disk_full) throw_io_error("write", fs::path("at fault point ").concat(point), ENOSPC);
   ::kill(::getpid(), SIGKILL);
 }

@@ -10,7 +10,7 @@ namespace photon {
 
 // Named points in the protocol where tests kill the process: when PHOTON_FAULT=<point>[:<count>] is set, the count-th
 // arrival (default 1) at `point` ends the process by SIGKILL. A point of the form "enospc@<point>" throws the disk-full
-// error instead.
+// error instead, and one of the form "slow@<point>" waits 20 ms at every arrival.
 void fault_point(std::string_view point);
 
 // fsync of a file or folder. Errors: Error with path and reason.

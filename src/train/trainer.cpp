@@ -1,7 +1,5 @@
 #include "train/trainer.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -18,18 +16,9 @@
 #include "train/evaluation.hpp"
 #include "train/learning_rate.hpp"
 #include "train/memory_plan.hpp"
+#include "train/share_cores.hpp"
 
 namespace photon {
-namespace {
-
-// Ranks of one host share its cores, unless the user says how many threads each takes.
-void share_cores(int local_size) {
-  if (local_size <= 1 || std::getenv("OMP_NUM_THREADS") != nullptr) return;
-  omp_set_num_threads(std::max(1, omp_get_num_procs() / local_size));
-}
-
-}  // namespace
-
 Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFactory factory)
     : world_(world),
       config_(std::move(config)),
