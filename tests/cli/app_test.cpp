@@ -12,8 +12,8 @@ namespace {
 class Program : public testing::ProgramTest {};
 using testing::Outcome;
 
-const std::vector<std::string> command_names = {"prepare", "init",   "train",  "generate", "eval", "score",
-                                                "inspect", "verify", "export", "import",   "plan", "bench"};
+const std::vector<std::string> command_names = {"prepare", "init",   "train",  "generate", "merge", "eval", "score",
+                                                "inspect", "verify", "export", "import",   "plan",  "bench"};
 
 TEST_F(Program, HelpNamesEveryCommand) {
   const Outcome help = photon("--help");
