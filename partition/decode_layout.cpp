@@ -10,7 +10,8 @@
 namespace photon {
 
 DecodeLayout decode_layout(int num_ranks, int shards) {
-  if (shards < 0) throw InputError(fmt::format("{} shards", shards), "a number from 0 on is needed", "set --shards");
+  if (shards < 0)
+    throw InputError(fmt::format("{} shards", shards), "a number from 0 on is needed", "set --decoder-shards");
   const DecodeLayout layout{num_ranks, shards};
   const int group = layout.ranks_per_group();
   if (num_ranks % group == 0) return layout;
@@ -22,16 +23,16 @@ DecodeLayout decode_layout(int num_ranks, int shards) {
   const int fewer = num_ranks / group * group;
   const std::string ranks = fewer > 0 ? fmt::format("{} or {}", fewer, fewer + group) : fmt::format("{}", group);
   throw InputError(
-      fmt::format("--shards {} on {} rank{}", shards, num_ranks, num_ranks == 1 ? "" : "s"),
+      fmt::format("--decoder-shards {} on {} rank{}", shards, num_ranks, num_ranks == 1 ? "" : "s"),
       fmt::format("a group is one coarse rank and its shards, {} ranks, and all ranks belong to one", group),
       fmt::format("start {} ranks{}", ranks,
-                  num_ranks > 1 ? fmt::format(", or use --shards {}", nearest) : std::string()));
+                  num_ranks > 1 ? fmt::format(", or use --decoder-shards {}", nearest) : std::string()));
 }
 
 void require_decoder_shards(const ModelConfig& config) {
   if (config.type != ModelType::vanilla) return;
   throw InputError("a vanilla model has no decoder shards", "it has no levels that could be decoded apart",
-                   "use --shards 0: every rank is a replica");
+                   "use --decoder-shards 0: every rank is a replica");
 }
 
 }  // namespace photon

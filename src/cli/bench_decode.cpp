@@ -13,8 +13,8 @@
 #include "blueprint/parameters.hpp"
 #include "cli/bench.hpp"
 #include "cli/decode_measure.hpp"
+#include "cli/decoder_shards_option.hpp"
 #include "cli/place_options.hpp"
-#include "cli/shards_option.hpp"
 #include "decode/decode_group.hpp"
 #include "kernels/matrix_library.hpp"
 #include "support/error.hpp"
@@ -145,7 +145,7 @@ void add_bench_decode(CLI::App& bench) {
           "instead of --mode, --batch, --prompt and --new-tokens: MODE:BATCH:PROMPT:NEW_TOKENS; may be repeated")
       ->type_name("CASE")
       ->allow_extra_args(false);
-  add_shards_option(*command, options->shards);
+  add_decoder_shards_option(*command, options->shards);
   command->add_flag("--no-graphs", options->no_graphs, "on a GPU: queue every op of every step anew");
   command->add_flag("--table", options->table,
                     "instead of a case: tokens a second for a GiB of cache of the preset in HierGen and RecGen, of its "

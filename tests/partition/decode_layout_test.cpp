@@ -35,11 +35,12 @@ TEST(DecodeLayout, GivesEveryRankItsPlace) {
 }
 
 TEST(DecodeLayout, RefusesWhatDoesNotDivideAndNamesTheNearest) {
-  EXPECT_EQ(refusal(1, 1),
-            "--shards 1 on 1 rank (a group is one coarse rank and its shards, 2 ranks, and all ranks belong to one) "
-            "start 2 ranks");
-  EXPECT_NE(refusal(6, 3).find("start 4 or 8 ranks, or use --shards 2"), std::string::npos) << refusal(6, 3);
-  EXPECT_NE(refusal(5, 1).find("start 4 or 6 ranks, or use --shards 0"), std::string::npos) << refusal(5, 1);
+  EXPECT_EQ(
+      refusal(1, 1),
+      "--decoder-shards 1 on 1 rank (a group is one coarse rank and its shards, 2 ranks, and all ranks belong to one) "
+      "start 2 ranks");
+  EXPECT_NE(refusal(6, 3).find("start 4 or 8 ranks, or use --decoder-shards 2"), std::string::npos) << refusal(6, 3);
+  EXPECT_NE(refusal(5, 1).find("start 4 or 6 ranks, or use --decoder-shards 0"), std::string::npos) << refusal(5, 1);
   EXPECT_NE(refusal(4, -1), "");
   EXPECT_EQ(refusal(4, 3), "");
 }

@@ -1,12 +1,12 @@
-#include "cli/shards_option.hpp"
+#include "cli/decoder_shards_option.hpp"
 
 #include <CLI/CLI.hpp>
 
 namespace photon::cli {
 
-void add_shards_option(CLI::App& command, int& shards) {
+void add_decoder_shards_option(CLI::App& command, int& shards) {
   command
-      .add_option("--shards", shards,
+      .add_option("--decoder-shards", shards,
                   "ranks that decode level 1's tokens for each coarse rank; 0: every rank has the whole model "
                   "(docs/decoding.md)")
       ->type_name("K")
