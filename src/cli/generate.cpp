@@ -11,6 +11,7 @@
 #include <string>
 
 #include "cli/commands.hpp"
+#include "cli/decoder_shards_option.hpp"
 #include "cli/on_ranks.hpp"
 #include "cli/place_options.hpp"
 #include "decode/generate_ranks.hpp"
@@ -49,6 +50,7 @@ struct Options {
   std::string mode = "hiergen";
   std::string numerics = "deterministic";
   PlaceOptions place;
+  int shards = 0;     // of level 1's decoder, for each coarse rank
   double memory = 0;  // GiB; 0: chosen
   std::string input_format = "auto";
   std::string compression = "auto";
@@ -84,11 +86,18 @@ std::string model_name(const std::string& model) {
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
+std::string ranks_text(const DecodeLayout& layout) {
+  if (layout.num_ranks == 1) return "";
+  if (layout.shards == 0) return fmt::format("{} ranks, ", layout.num_ranks);
+  return fmt::format("{} x (1 coarse rank + {} shards), ", layout.num_groups(), layout.shards);
+}
+
 void generate_texts(World& world, Options options) {
   const StopSignal signals;
   world.set_stop_request([] { return StopSignal::received() != 0; });
   world.enter("set-up", options.generate.deadline_seconds);
   share_cores(world.local_size());
+  const DecodeLayout layout = decode_layout(world.size(), options.shards);
   const bool many = world.size() > 1;
   StopWish stop(options.time_limit);
   options.generate.input_format = input_format(options.input_format);
@@ -99,19 +108,30 @@ void generate_texts(World& world, Options options) {
   const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics), gpu);
   options.generate.engine.mode = generation_mode(options.mode);
   validate(options.generate.defaults);
-  OpenModel model = open_model(options.model, place.space(), place.dtype());
+  DecodeGroup group(world, layout, open_model_on(layout, world.rank(), options.model, place.space(), place.dtype()),
+                    place.context());
+  if (!group.takes_prompts()) {
+    world.enter("decoding", options.generate.deadline_seconds);
+    return group.serve([] { return StopSignal::received() != 0; });
+  }
   const bool recgen = options.generate.engine.mode == GenerationMode::recgen;
   options.generate.engine.memory_bytes = options.memory > 0
                                              ? static_cast<std::int64_t>(options.memory * 0x1p30)
-                                             : cache_memory(place, model.config(), recgen, world.local_size());
-  log_info("generate: {}{} in {}, {:.1f} GiB for caches{}", many ? fmt::format("{} ranks, ", world.size()) : "",
-           place.device_name(), place.precision_name(),
-           static_cast<double>(options.generate.engine.memory_bytes) / 0x1p30, many ? " each" : "");
-  const auto stop_requested = [&stop] { return stop(); };
-  const GenerateSummary summary =
-      many || needs_parts(options.generate)
-          ? generate_on_ranks(world, model, place.context(), options.generate, stop_requested)
-          : generate(model, place.context(), options.generate, stop_requested);
+                                             : cache_memory(place, group.model().config(), recgen, world.local_size());
+  log_info("generate: {}{} in {}, {:.1f} GiB for caches{}", ranks_text(layout), place.device_name(),
+           place.precision_name(), static_cast<double>(options.generate.engine.memory_bytes) / 0x1p30,
+           many ? " each" : "");
+  const auto stop_requested = [&] { return stop() || group.stop_requested(); };
+  GenerateSummary summary;
+  try {
+    summary = layout.num_groups() > 1 || needs_parts(options.generate)
+                  ? generate_on_ranks(world, group, options.generate, stop_requested)
+                  : generate(group.model(), group.source(), options.generate, stop_requested);
+  } catch (const Preempted&) {
+    group.finish(true);
+    throw;
+  }
+  group.finish(false);
   if (world.rank() != 0) return;
   const EngineStatistics& engine = summary.engine;
   const nlohmann::ordered_json line = {
@@ -176,6 +196,7 @@ void add_generate(CLI::App& app) {
   add("--numerics", options->numerics, "deterministic|tuned",
       "deterministic: a row's text does not depend on the batch; tuned: faster")
       ->capture_default_str();
+  add_decoder_shards_option(*command, options->shards);
   add_place_options(*command, options->place);
   add("--input-format", options->input_format, "auto|native|openai",
       "what rows are: photon's own, those of an OpenAI batch, or each as it looks like")

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "decode/chunk_messages.hpp"
 #include "model/photon_share.hpp"
 #include "support/error.hpp"
 #include "support/random.hpp"
@@ -25,6 +26,12 @@ DecodeGroup::DecodeGroup(World& world, const DecodeLayout& layout, OpenModel mod
   if (takes_prompts()) {
     link_ = std::make_unique<ChunkMessages>(group_, model_.config().cumulative_chunk(1));
   }
+}
+
+DecodeGroup::~DecodeGroup() = default;
+
+bool DecodeGroup::stop_requested() {
+  return link_ && link_->stop_requested();
 }
 
 DecoderSource DecodeGroup::source() {

@@ -5,16 +5,20 @@
 #include <memory>
 
 #include "comm/world.hpp"
-#include "decode/chunk_messages.hpp"
 #include "decode/engine.hpp"
 #include "decode/open_model.hpp"
 
 namespace photon {
 
+class ChunkMessages;
+
 class DecodeGroup {
  public:
   // Collective over the world's ranks. `model` is what open_model_on() gave this rank.
   DecodeGroup(World& world, const DecodeLayout& layout, OpenModel model, const Context& ctx);
+  ~DecodeGroup();
+  DecodeGroup(const DecodeGroup&) = delete;
+  DecodeGroup& operator=(const DecodeGroup&) = delete;
 
   const DecodeLayout& layout() const { return layout_; }
   OpenModel& model() { return model_; }
@@ -25,7 +29,7 @@ class DecodeGroup {
   Communicator& peers() { return peers_; }
   DecoderSource source();
   // Whether a shard of this group was asked to stop; to be called now and then, before every macro-step at least.
-  bool stop_requested() { return link_ && link_->stop_requested(); }
+  bool stop_requested();
   // Ends the shards' serve(), once the engine has returned; `preempted`: as Preempted.
   void finish(bool preempted);
 

@@ -89,6 +89,11 @@ void throw_too_many_errors(const GenerateOptions& options, std::int64_t num_erro
 
 GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOptions& options,
                          const std::function<bool()>& stop_requested) {
+  return generate(model, decoder_source(*model.model, ctx), options, stop_requested);
+}
+
+GenerateSummary generate(const OpenModel& model, const DecoderSource& source, const GenerateOptions& options,
+                         const std::function<bool()>& stop_requested) {
   const auto begin = std::chrono::steady_clock::now();
   validate(options.defaults);
   if (options.engine.mode == GenerationMode::recgen) require_recgen(model.config());
@@ -115,7 +120,7 @@ GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOpt
     }
     return std::nullopt;
   };
-  Engine engine(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine);
+  Engine engine(source, model.tokenizer.get(), model.eos(), options.engine);
   const bool done = engine.run(rows, output, [&](const EngineStatistics& statistics) {
     rows.idle = statistics.num_active == 0;
     progress.update(progress_figures(statistics, summary.num_resumed));

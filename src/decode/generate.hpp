@@ -41,6 +41,9 @@ struct GenerateSummary {
 // cannot run as asked.
 GenerateSummary generate(OpenModel& model, const Context& ctx, const GenerateOptions& options,
                          const std::function<bool()>& stop_requested);
+// The same with decoders from elsewhere; of the model its configuration and tokenizer are used.
+GenerateSummary generate(const OpenModel& model, const DecoderSource& source, const GenerateOptions& options,
+                         const std::function<bool()>& stop_requested);
 
 // Rows of the shard in a prompts file, -1 where they cannot be counted beforehand. Errors: InputError when the file is
 // damaged.

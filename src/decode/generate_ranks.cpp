@@ -76,36 +76,37 @@ void pause() {
   std::this_thread::sleep_for(std::chrono::microseconds(500));
 }
 
-std::vector<int> peers_of(World& world) {
+std::vector<int> peers_of(const Communicator& comm) {
   std::vector<int> peers;
-  if (world.rank() > 0) peers.push_back(0);
-  for (int r = 1; world.rank() == 0 && r < world.size(); ++r) peers.push_back(r);
+  if (comm.rank() > 0) peers.push_back(0);
+  for (int r = 1; comm.rank() == 0 && r < comm.size(); ++r) peers.push_back(r);
   return peers;
 }
 
 class RankJob {
  public:
-  RankJob(World& world, OpenModel& model, const Context& ctx, const GenerateOptions& options,
-          const std::function<bool()>& stop_requested)
+  RankJob(World& world, DecodeGroup& group, const GenerateOptions& options, const std::function<bool()>& stop_requested)
       : world_(world),
+        comm_(group.peers()),
+        layout_(group.layout()),
         options_(options),
         stop_requested_(stop_requested),
-        parser_(model.tokenizer.get(), options.defaults,
-                {model.config().vocab_size, model.config().max_length, options.input_format, options.engine.logprobs,
-                 options.model_name}),
-        engine_(decoder_source(*model.model, ctx), model.tokenizer.get(), model.eos(), options.engine),
-        owner_(world.rank() == 0),
-        heard_(static_cast<std::size_t>(world.size()), Clock::now()),
-        told_(static_cast<std::size_t>(world.size()), Clock::now()),
-        news_(static_cast<std::size_t>(world.size())),
-        gone_(static_cast<std::size_t>(world.size()), false) {}
+        parser_(group.model().tokenizer.get(), options.defaults,
+                {group.model().config().vocab_size, group.model().config().max_length, options.input_format,
+                 options.engine.logprobs, options.model_name}),
+        engine_(group.source(), group.model().tokenizer.get(), group.model().eos(), options.engine),
+        owner_(comm_.rank() == 0),
+        heard_(static_cast<std::size_t>(comm_.size()), Clock::now()),
+        told_(static_cast<std::size_t>(comm_.size()), Clock::now()),
+        news_(static_cast<std::size_t>(comm_.size())),
+        gone_(static_cast<std::size_t>(comm_.size()), false) {}
 
   GenerateSummary run() {
     const auto begin = Clock::now();
     open();
-    part_ = std::make_unique<PartWriter>(part_file(parts_folder(options_.output), world_.rank()));
+    part_ = std::make_unique<PartWriter>(part_file(parts_folder(options_.output), comm_.rank()));
     work_ = std::make_unique<RankWork>(parser_, *part_, options_.engine.max_batch);
-    mailbox_ = std::make_unique<Mailbox>(world_.all(), peers_of(world_));
+    mailbox_ = std::make_unique<Mailbox>(comm_, peers_of(comm_));
     world_.enter("decoding", options_.deadline_seconds);
     engine_.run(*work_, *work_, [this](const EngineStatistics& statistics) {
       part_->poll();
@@ -141,12 +142,12 @@ class RankJob {
       prompts_ = std::make_unique<PromptReader>(*input_, options_.input_format, options_.shard);
       files_ = std::make_unique<JobFiles>(options_);
       queue_ = std::make_unique<WorkQueue>(
-          world_.size(), [this] { return next_line(); }, 2 * world_.size() * engine_.window_rows());
+          comm_.size(), [this] { return next_line(); }, 2 * comm_.size() * engine_.window_rows());
     }
-    world_.all().barrier();
+    comm_.barrier();
     const std::filesystem::path folder = parts_folder(options_.output);
     if (!std::filesystem::is_directory(folder)) {
-      throw InputError(fmt::format("{} does not see {}", world_.name_of_rank(world_.rank()), folder.string()),
+      throw InputError(fmt::format("{} does not see {}", name_of_rank(comm_.rank()), folder.string()),
                        "rank 0 made it on another file system", "put the output where all hosts can write");
     }
     log_to_file((folder / fmt::format("rank-{}.log", world_.rank())).string());
@@ -246,7 +247,7 @@ class RankJob {
     if (news_[0].stop != 0 || too_many_errors()) stop_wanted_ = true;
     if (stop_wanted_ && !stopping_ && !ended_) {
       stopping_ = true;
-      for (int r = 1; r < world_.size(); ++r) tell(r, stop, {});
+      for (int r = 1; r < comm_.size(); ++r) tell(r, stop, {});
     }
     if (!stopping_ && !ended_) {
       queue_->report(0, news_[0].report);
@@ -276,7 +277,7 @@ class RankJob {
 
   void show_life() {
     if (!mailbox_) return;
-    for (int r = 1; r < world_.size(); ++r) {
+    for (int r = 1; r < comm_.size(); ++r) {
       if (seconds_since(told_[static_cast<std::size_t>(r)]) > alive_seconds) tell(r, alive, {});
     }
   }
@@ -307,11 +308,11 @@ class RankJob {
     if (seconds_since(looked_) < look_seconds) return;
     looked_ = Clock::now();
     if (!over_) world_.check_ranks();
-    for (int r = owner_ ? 1 : 0; r < (owner_ ? world_.size() : 1); ++r) {
+    for (int r = owner_ ? 1 : 0; r < (owner_ ? comm_.size() : 1); ++r) {
       const auto rank = static_cast<std::size_t>(r);
       const double silence = seconds_since(heard_[rank]);
       if (gone_[rank] || over_ || silence < options_.deadline_seconds) continue;
-      throw RankError(fmt::format("rank {} heard nothing of {}", world_.rank(), world_.name_of_rank(r)),
+      throw RankError(fmt::format("rank {} heard nothing of {}", world_.rank(), name_of_rank(r)),
                       fmt::format("for {:.1f} s, the limit is {:g} s", silence, options_.deadline_seconds),
                       "look for a rank that stopped, hangs or needs longer for one group of tokens");
     }
@@ -346,7 +347,7 @@ class RankJob {
     if (!stopped_ && !failed_) join();
     over_ = true;
     const std::int64_t outcome = failed_ ? 2 : stopped_ ? 1 : 0;
-    for (int r = 1; r < world_.size(); ++r) tell(r, over, pack(outcome), true);
+    for (int r = 1; r < comm_.size(); ++r) tell(r, over, pack(outcome), true);
     while (mailbox_->sending()) pause();
   }
 
@@ -364,7 +365,12 @@ class RankJob {
     }
   }
 
+  // Of a rank of comm_; the world's numbers count shards too.
+  std::string name_of_rank(int rank) const { return world_.name_of_rank(rank * layout_.ranks_per_group()); }
+
   World& world_;
+  Communicator& comm_;
+  DecodeLayout layout_;
   const GenerateOptions& options_;
   const std::function<bool()>& stop_requested_;
   RequestParser parser_;
@@ -403,14 +409,14 @@ bool needs_parts(const GenerateOptions& options) {
   return options.ordered || (options.output != "-" && std::filesystem::exists(parts_folder(options.output)));
 }
 
-GenerateSummary generate_on_ranks(World& world, OpenModel& model, const Context& ctx, const GenerateOptions& options,
+GenerateSummary generate_on_ranks(World& world, DecodeGroup& group, const GenerateOptions& options,
                                   const std::function<bool()>& stop_requested) {
-  if (options.engine.mode == GenerationMode::recgen) require_recgen(model.config());
+  if (options.engine.mode == GenerationMode::recgen) require_recgen(group.model().config());
   if (options.output == "-") {
     throw InputError(fmt::format("--output - on {} ranks{}", world.size(), options.ordered ? " with --ordered" : ""),
                      "rows are kept in parts beside the output until all are there", "name a file");
   }
-  return RankJob(world, model, ctx, options, stop_requested).run();
+  return RankJob(world, group, options, stop_requested).run();
 }
 
 }  // namespace photon

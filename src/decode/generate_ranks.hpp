@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "comm/world.hpp"
+#include "decode/decode_group.hpp"
 #include "decode/generate.hpp"
 
 namespace photon {
@@ -13,7 +14,7 @@ namespace photon {
 // Collective; one rank will do. Runs the job, or goes on with one that any number of ranks left, or one process. The
 // summary is that of all ranks on rank 0, elsewhere of the own rows. Errors: as generate(), Preempted on all ranks
 // together; RankError when a rank has died or gives no sign of life.
-GenerateSummary generate_on_ranks(World& world, OpenModel& model, const Context& ctx, const GenerateOptions& options,
+GenerateSummary generate_on_ranks(World& world, DecodeGroup& group, const GenerateOptions& options,
                                   const std::function<bool()>& stop_requested);
 
 // Whether the job is one for generate_on_ranks() even on one rank.

@@ -1,0 +1,95 @@
+// photon generate on ranks of which some decode level 1's tokens for others.
+#include <nlohmann/json.hpp>
+
+#include "testing/process.hpp"
+#include "use_model.hpp"
+
+namespace photon {
+namespace {
+
+using nlohmann::json;
+using testing::Outcome;
+
+class GenerateLayouts : public testing::UseModel {
+ protected:
+  static std::string ranks(int n) {
+    return "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive "
+           "ASAN_OPTIONS=detect_leaks=0 mpirun --oversubscribe -np " +
+           std::to_string(n) + " '" PHOTON_BINARY "' ";
+  }
+  static std::string job(const std::string& output, const std::string& more) {
+    return "generate --model model --prompts prompts.jsonl --temperature 0.9 --seed 3 --max-batch 5 --logprobs "
+           "--device cpu --output " +
+           output + more;
+  }
+};
+
+TEST_F(GenerateLayouts, GiveTheRowsOfOneProcess) {
+  for (const std::string mode : {" --mode hiergen", " --mode recgen"}) {
+    const Outcome whole = photon(job("whole.jsonl", mode));
+    ASSERT_EQ(whole.code, 0) << whole.err;
+    for (const auto& [n, shards] : {std::pair{2, 1}, {3, 2}, {4, 1}}) {
+      const Outcome outcome =
+          program(ranks(n) + job("ranks.jsonl", mode + " --decoder-shards " + std::to_string(shards)));
+      ASSERT_EQ(outcome.code, 0) << outcome.err;
+      EXPECT_EQ(json::parse(outcome.out)["rows"], 30) << outcome.out;
+      EXPECT_EQ(lines("ranks.jsonl"), lines("whole.jsonl")) << n << " ranks, " << shards << " shards";
+      std::filesystem::remove(path("ranks.jsonl"));
+    }
+    std::filesystem::remove(path("whole.jsonl"));
+  }
+}
+
+TEST_F(GenerateLayouts, WhatCannotBeIsRefused) {
+  const Outcome alone = photon(job("o", " --decoder-shards 1"));
+  EXPECT_EQ(alone.code, 2);
+  EXPECT_NE(alone.err.find("start 2 ranks"), std::string::npos) << alone.err;
+  const Outcome odd = program(ranks(3) + job("o", " --decoder-shards 1"));
+  EXPECT_NE(odd.code, 0);
+  EXPECT_NE(odd.err.find("start 2 or 4 ranks, or use --decoder-shards 2"), std::string::npos) << odd.err;
+  write("vanilla.yaml",
+        "model: {model_type: vanilla, vocab_size: 259, tokenizer: byte, dim: 8, layers: 1, heads: 2, ffn: 10}\n");
+  ASSERT_EQ(photon("init --config vanilla.yaml --seed 5 --output vanilla").code, 0);
+  const Outcome vanilla =
+      program(ranks(2) + "generate --model vanilla --prompts prompts.jsonl --output o --decoder-shards 1");
+  EXPECT_NE(vanilla.code, 0);
+  EXPECT_NE(vanilla.err.find("a vanilla model has no decoder shards"), std::string::npos) << vanilla.err;
+  EXPECT_FALSE(std::filesystem::exists(path("o")));
+}
+
+// One row that is done at once, and one that takes for ever: the job is certainly running when the signal comes.
+TEST_F(GenerateLayouts, SignalsStopEveryRank) {
+  write("prompts.jsonl",
+        "{\"id\": 0, \"prompt\": \"\", \"max_new_tokens\": 1}\n{\"id\": 1, \"prompt\": \"\", \"max_new_tokens\": "
+        "1000000}\n");
+  for (const int signal : {SIGTERM, SIGKILL}) {
+    std::filesystem::remove(path("long.out"));
+    // The ranks write their process numbers, so that the signal can go to one of them: the shard.
+    const std::string rank = "echo $$ > pid.$OMPI_COMM_WORLD_RANK; exec '" PHOTON_BINARY "' " +
+                             job("long.out", " --decoder-shards 1 --memory 1");
+    write("rank.sh", rank);
+    testing::Process process(
+        {"sh", "-c", "cd '" + folder_.string() + "' && exec mpirun --oversubscribe -np 2 sh rank.sh"},
+        {{"OMPI_ALLOW_RUN_AS_ROOT", "1"},
+         {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
+         {"OMP_NUM_THREADS", "1"},
+         {"OMP_WAIT_POLICY", "passive"},
+         {"PHOTON_EXIT_FILE", path("exit")},
+         {"ASAN_OPTIONS", "detect_leaks=0"}});
+    testing::wait_until([&] { return std::filesystem::exists(path("long.out")) && !read(path("long.out")).empty(); });
+    const int shard = std::stoi(read(path("pid.1")));
+    ::kill(shard, signal);
+    const testing::ProcessResult result = process.wait();
+    if (signal == SIGTERM) {
+      EXPECT_EQ(result.exit_code, 75) << result.errors;
+      EXPECT_NE(result.errors.find("start the same command again"), std::string::npos) << result.errors;
+    } else {
+      EXPECT_NE(result.exit_code, 0);
+      EXPECT_NE(result.errors.find("rank 1 on host"), std::string::npos) << result.errors;
+    }
+    EXPECT_EQ(lines("long.out").size(), 1U);
+  }
+}
+
+}  // namespace
+}  // namespace photon
