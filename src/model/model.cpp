@@ -19,6 +19,24 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   return *this;
 }
 
+GatheredLosses::GatheredLosses(const ModelConfig& config, Space space)
+    : sums_(space, DType::f64, {std::max<std::int64_t>(config.num_levels(), 1)}, "sums of losses") {}
+
+void GatheredLosses::clear(const Context& ctx) const {
+  const std::vector<double> zeros(static_cast<std::size_t>(view().numel()));
+  copy(ctx.stream, host_view(zeros.data(), {view().numel()}), view());
+}
+
+LossSums GatheredLosses::fetch(const Context& ctx) const {
+  std::vector<double> values(static_cast<std::size_t>(view().numel()));
+  copy(ctx.stream, view(), host_view(values.data(), {view().numel()}));
+  LossSums sums;
+  sums.ce = values.front();
+  sums.rec.assign(values.begin() + 1, values.end());
+  sums.num_units.resize(sums.rec.size());
+  return sums;
+}
+
 Model::Model(const ModelConfig& config, Space space, DType dtype)
     : config_(config), dtype_(dtype), parameters_(config, space) {
   parameters_.make_working_copy(dtype);

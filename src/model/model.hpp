@@ -34,6 +34,20 @@ struct LossSums {
   LossSums& operator+=(const LossSums& other);
 };
 
+// Sums of losses that gather over several batches in the ops' memory, so that the host waits for them once.
+class GatheredLosses {
+ public:
+  GatheredLosses(const ModelConfig& config, Space space);
+  // [L] f64: the cross-entropy's sum, then those of level l = 1 .. L-1; [1] for vanilla. What passes add to.
+  TensorView view() const { return sums_.view(); }
+  void clear(const Context& ctx) const;
+  // What has gathered, with counts of 0. Waits for the context's stream.
+  LossSums fetch(const Context& ctx) const;
+
+ private:
+  Tensor sums_;
+};
+
 struct RecLossOptions {
   RecLossOptions() = default;
   enum class Kind { cosine, smooth_l1, mse } kind = Kind::cosine;
@@ -51,6 +65,10 @@ class Model {
 
   // What forward_backward() keeps between its forward and its backward.
   void set_pass_options(const PassOptions& options) { options_ = options; }
+
+  // Where forward_backward() adds its sums from now on (GatheredLosses::view()), returning 0 in their place and waiting
+  // for no device; empty: nowhere.
+  void gather_losses_in(const TensorView& sums) { gathered_ = sums; }
 
   // Adds the gradients of the scaled loss to `gradients` and returns the unscaled sums. The counts of a batch are known
   // before: count_tokens() and unpadded_units().
@@ -75,6 +93,7 @@ class Model {
   DType dtype_;
   Parameters parameters_;
   PassOptions options_;
+  TensorView gathered_;
 };
 
 // The head's losses for states [n, D_0] of a model, in its memory: tokens [n] i32 and mask [n] u8 (empty: all count) on

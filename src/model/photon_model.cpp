@@ -31,6 +31,7 @@ LossSums PhotonModel::forward_backward(const Context& ctx, const Batch& batch, c
   const ArenaScope scope(arena_);
   PhotonStage::Pass pass = stage_.begin(ctx, arena_, batch, all_groups(config_, batch));
   pass.options = options_;
+  pass.losses = gathered_;
   stage_.forward(ctx, arena_, tensors_, pass);
   stage_.begin_backward(ctx, arena_, pass);
   return stage_.backward(ctx, arena_, tensors_, bind(gradients), pass, scales, rec);

@@ -23,6 +23,18 @@ TensorView upload_unless(bool all, const Context& ctx, Arena& arena, std::span<c
 
 }  // namespace
 
+double head_backward(const Context& ctx, const StagePass& pass, const TensorView& weight, double scale,
+                     const TensorView& gradient) {
+  const TensorView y = rows(pass.y[0]);
+  const TensorView dy = rows(pass.dy[0]);
+  if (!pass.losses) {
+    return head_loss_backward(ctx, y, weight, pass.tokens.ids, pass.tokens.mask, scale, dy, gradient);
+  }
+  add_head_loss_backward(ctx, y, weight, pass.tokens.ids, pass.tokens.mask, scale, dy, gradient,
+                         pass.losses.slice(0, 0, 1));
+  return 0;
+}
+
 Distance to_distance(RecLossOptions::Kind kind) {
   switch (kind) {
     case RecLossOptions::Kind::smooth_l1:
@@ -271,8 +283,7 @@ LossSums PhotonStage::backward_module(const Context& ctx, Arena& arena, const Ph
   if (decodes) {
     if (part_.decoder(l).ends() && l == 1) {
       sums.num_tokens = pass.tokens.num_counted;
-      sums.ce = head_loss_backward(ctx, rows(pass.y[0]), weights.head, pass.tokens.ids, pass.tokens.mask, scales.ce,
-                                   rows(dy[0]), gradients.head);
+      sums.ce = head_backward(ctx, pass, weights.head, scales.ce, gradients.head);
     } else if (part_.decoder(l).ends()) {  // how far this decoder's reconstruction is from the encoder's state
       const std::int64_t k = l - 1;
       const Distance distance = to_distance(rec.kind);
@@ -280,7 +291,11 @@ LossSums PhotonStage::backward_module(const Context& ctx, Arena& arena, const Ph
       const TensorView y = rows(pass.y[at(k)]);
       const TensorView x = rows(pass.x[at(k)]);
       sums.num_units[at(k - 1)] = whole.count;
-      sums.rec[at(k - 1)] = rec_loss_forward(ctx, distance, y, x, whole.mask);
+      if (pass.losses) {
+        add_rec_loss_forward(ctx, distance, y, x, whole.mask, pass.losses.slice(0, k, 1));
+      } else {
+        sums.rec[at(k - 1)] = rec_loss_forward(ctx, distance, y, x, whole.mask);
+      }
       rec_loss_backward(ctx, distance, y, x, whole.mask, scales.rec[at(k - 1)], rows(dy[at(k)]),
                         rec.stop_gradient ? TensorView() : rows(dx[at(k)]));
     }

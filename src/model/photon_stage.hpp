@@ -77,6 +77,7 @@ BasicView<Const> rows(const BasicView<Const>& x) {
 struct StagePass {
   GroupBatch shape;
   PassOptions options;        // as whoever began the pass wants it, before its forward
+  TensorView losses;          // where the backward adds its sums (GatheredLosses); empty: it returns them
   PaddedTokens tokens;        // where tokens are embedded or predicted
   TensorView inputs;          // vanilla: the tokens that its first layer reads, [B*T] i32
   std::vector<TensorView> x;  // X(l) [B, M_l, D_l], l = 0 .. L
@@ -93,6 +94,11 @@ struct StagePass {
   std::vector<Stack::Saved> encoder_saved;
   std::vector<Stack::Saved> decoder_saved;
 };
+
+// The head's loss of a pass and its gradients: dY(0) replaced, `gradient` [V, D_0] added to. Returns the sum, or 0
+// where it gathers in pass.losses.
+double head_backward(const Context& ctx, const StagePass& pass, const TensorView& weight, double scale,
+                     const TensorView& gradient);
 
 class PhotonStage {
  public:
@@ -115,7 +121,8 @@ class PhotonStage {
   // another part reads Y(l) or c(L), and `dout`.
   void begin_backward(const Context& ctx, Arena& arena, Pass& pass) const;
   // The hosted layers of one module of the chain; the modules in descending order. Adds to `gradients`. The sums are of
-  // the hosted losses: the head's at the end of decoder 1, level l's at the end of decoder l+1; others are 0.
+  // the hosted losses: the head's at the end of decoder 1, level l's at the end of decoder l+1; others are 0, and all
+  // but the counts where they gather in pass.losses.
   LossSums backward_module(const Context& ctx, Arena& arena, const PhotonTensors& weights,
                            const PhotonTensors& gradients, Pass& pass, std::int64_t module, const LossScales& scales,
                            const RecLossOptions& rec);

@@ -67,8 +67,14 @@ LossSums VanillaModel::forward_backward(const Context& ctx, const Batch& batch, 
   const TensorView dx = floats(arena_, {b, t, config_.dim});
   LossSums sums;
   sums.num_tokens = count_tokens(batch);
-  sums.ce = head_loss_backward(ctx, y.reshape({n, config_.dim}), head_weight(), targets, mask, scales.ce,
-                               dy.reshape({n, config_.dim}), head_gradient);
+  const TensorView states = y.reshape({n, config_.dim});
+  const TensorView d_states = dy.reshape({n, config_.dim});
+  if (gathered_) {
+    add_head_loss_backward(ctx, states, head_weight(), targets, mask, scales.ce, d_states, head_gradient,
+                           gathered_.slice(0, 0, 1));
+  } else {
+    sums.ce = head_loss_backward(ctx, states, head_weight(), targets, mask, scales.ce, d_states, head_gradient);
+  }
   stack_.backward(ctx, arena_, weights_, saved, dy, dx, gradient_views);
   embedding_backward(ctx, dx.reshape({n, config_.dim}), ids, embed_gradient);
   return sums;

@@ -64,8 +64,7 @@ LossSums VanillaStage::backward(const Context& ctx, Arena& arena, const VanillaT
   LossSums sums;
   if (part_.ends()) {
     sums.num_tokens = pass.tokens.num_counted;
-    sums.ce = head_loss_backward(ctx, rows(pass.y[0]), weights.head, pass.tokens.ids, pass.tokens.mask, scales.ce,
-                                 rows(pass.dy[0]), gradients.head);
+    sums.ce = head_backward(ctx, pass, weights.head, scales.ce, gradients.head);
   }
   stack_.backward(ctx, arena, weights.stack, pass.encoder_saved[0], part_.ends() ? pass.dy[0] : pass.dout,
                   part_.starts() ? pass.dx[0] : pass.din, gradients.stack);

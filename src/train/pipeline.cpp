@@ -96,6 +96,7 @@ LossSums PipelineRank::backward(const Context& ctx, std::int64_t microbatch, con
   Flight& f = flight(ctx, microbatch);
   PHOTON_EXPECT(f.pass.has_value(), "rank {} has no groups of microbatch {}", rank_, microbatch);
   begin_backward(ctx, f);
+  f.pass->losses = gathered_losses_;
   LossSums sums = no_sums();
   const std::vector<HostedModule>& modules = plan_.stage_of(rank_).modules;
   for (auto hosted = modules.rbegin(); hosted != modules.rend(); ++hosted) {

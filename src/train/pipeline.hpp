@@ -30,6 +30,8 @@ class PipelineRank {
   // The microbatches of the step that begins: batch_of(i) stays valid until finish().
   using BatchOf = std::function<Batch(std::int64_t)>;
   void begin_step(BatchOf batch_of);
+  // As Model::gather_losses_in(), for backward().
+  void gather_losses_in(const TensorView& sums) { gathered_losses_ = sums; }
   void forward(const Context& ctx, std::int64_t microbatch);
   // Adds to `gradients`, which are laid out as parameters(). Sums of the losses that this rank computes. `module`: what
   // is hosted of that one alone, modules in descending order; -1: all.
@@ -80,6 +82,7 @@ class PipelineRank {
   Parameters parameters_;
   std::unique_ptr<ModelPart> part_;
   std::optional<Parameters> gathered_;  // rank 0
+  TensorView gathered_losses_;
   BatchOf batch_of_;
   std::vector<Flight> flights_;
   Tensor received_;  // gradients on their way into dX(l)

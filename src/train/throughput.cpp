@@ -159,6 +159,8 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
   for (const std::int64_t units : unpadded_units(config.model, train.batch_size, train.sequence_length)) {
     scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
   }
+  const GatheredLosses losses(config.model, place.space);
+  model->gather_losses_in(losses.view());
   PhaseClock clock(ctx);
   std::vector<double> pass_seconds;
   for (std::int64_t step = 1; step <= warmup + steps; ++step) {
@@ -167,9 +169,9 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
     const auto begin = Clock::now();
     clock.mark(0);
     fill(ctx, gradients.flat(), 0.0F);
-    LossSums sums;
+    losses.clear(ctx);
     for (std::int64_t first = 0; first < train.batch_size; first += micro) {
-      sums += model->forward_backward(ctx, sequences.part(first, micro), scales, rec_loss_options(train), gradients);
+      model->forward_backward(ctx, sequences.part(first, micro), scales, rec_loss_options(train), gradients);
     }
     clock.mark(1);
     const double norm = std::sqrt(sum_of_squares(ctx, gradients.flat()));
@@ -179,7 +181,7 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
     clock.mark(3);
     compute.synchronize();
     if (on_device && last) device::stop_profiler();
-    result.last_loss = sums.ce / num_tokens;
+    result.last_loss = losses.fetch(ctx).ce / num_tokens;
     if (step <= warmup) continue;
     result.step_seconds.push_back(seconds_since(begin));
     pass_seconds.push_back(clock.seconds(0));

@@ -108,6 +108,7 @@ void Trainer::run_step() {
   }
 
   fill(ctx_, gradients_->flat(), 0.0F);
+  losses_->clear(ctx_);
   if (pipeline_) pipeline_->begin_step([this](std::int64_t i) { return microbatch(i); });
   const Program program = program_of(plan_, world_.rank(), plan_.num_microbatches(),
                                      {.evaluate = evaluation_due(step.number), .save = save_due(step.number)});
@@ -187,6 +188,7 @@ void Trainer::backward(const Instruction& instruction, Step& step) {
 
 void Trainer::reduce(Step& step) {
   if (pipeline_) pipeline_->finish();
+  step.totals.add(losses_->fetch(ctx_));
   step.totals.all_reduce(world_.all());
   clock_.arrived();
 }

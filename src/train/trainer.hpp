@@ -133,6 +133,7 @@ class Trainer {
   std::unique_ptr<Model> model_;            // the whole model, or
   std::unique_ptr<PipelineRank> pipeline_;  // this rank's part of it
   std::unique_ptr<Parameters> gradients_;
+  std::unique_ptr<GatheredLosses> losses_;  // of a step's microbatches on this rank
   std::unique_ptr<GradientSums> sums_;
   StoredProducts products_;
   std::vector<OwnedPiece> owned_;  // what this rank answers for of the tensors that several hold

@@ -137,6 +137,8 @@ void Trainer::make_plan_and_buffers() {
     model_->set_pass_options(plan_.passes);
   }
   gradients_ = std::make_unique<Parameters>(weights().specs(), place_.space, "gradients");
+  losses_ = std::make_unique<GatheredLosses>(config_.model, place_.space);
+  pipeline_ ? pipeline_->gather_losses_in(losses_->view()) : model_->gather_losses_in(losses_->view());
   sums_ = std::make_unique<GradientSums>(config_.model, plan_, world_.all(), weights().specs(), ctx_);
   owned_ = owned_pieces(weights().specs(), sums_->owned());
   optimizer_ = plan_.zero ? std::make_unique<AdamWOptimizer>(owned_, config_.train, place_.space)

@@ -226,6 +226,37 @@ TEST_P(EveryModel, TakesExactlyThePlannedMemory) {
   }
 }
 
+// Sums that gather in the ops' memory are those that are returned otherwise, added in the order of the batches.
+TEST_P(EveryModel, LossesGatherOverBatches) {
+  const auto model = random_model(config(), 3);
+  const auto levels = static_cast<std::size_t>(std::max<std::int64_t>(config().num_levels() - 1, 0));
+  const LossScales scales{0.1, std::vector<double>(levels, 0.3)};
+  const TokenBatch first(2, 43, config().vocab_size, 7);
+  const TokenBatch second(1, 43, config().vocab_size, 8);
+  Parameters expected(config(), Space::host);
+  LossSums sums = model->forward_backward(ctx, first.batch(), scales, {}, expected);
+  sums += model->forward_backward(ctx, second.batch(), scales, {}, expected);
+  const GatheredLosses losses(config(), Space::host);
+  Parameters gradients(config(), Space::host);
+  losses.clear(ctx);
+  model->gather_losses_in(losses.view());
+  LossSums counts = model->forward_backward(ctx, first.batch(), scales, {}, gradients);
+  counts += model->forward_backward(ctx, second.batch(), scales, {}, gradients);
+  EXPECT_EQ(counts.ce, 0);
+  EXPECT_EQ(counts.num_tokens, sums.num_tokens);
+  EXPECT_EQ(counts.num_units, sums.num_units);
+  const LossSums gathered = losses.fetch(ctx);
+  EXPECT_GT(gathered.ce, 0);
+  EXPECT_EQ(gathered.ce, sums.ce);
+  EXPECT_EQ(gathered.rec, sums.rec);
+  EXPECT_EQ(gathered.num_tokens, 0);
+  EXPECT_EQ(
+      std::memcmp(gradients.flat().data(), expected.flat().data(), static_cast<std::size_t>(expected.flat().bytes())),
+      0);
+  losses.clear(ctx);
+  EXPECT_EQ(losses.fetch(ctx).ce, 0);
+}
+
 // The same ops on the same operands; every element of what is computed again lies in other memory.
 TEST_P(EveryModel, RecomputingGivesTheSameBitsInThePlannedMemory) {
   const TokenBatch tokens(2, 43, config().vocab_size, 7);
