@@ -19,8 +19,6 @@ std::string_view name_of(Activity activity) {
 Activity activity_of(Op op) {
   switch (op) {
     case Op::forward:
-    case Op::backward_input:
-    case Op::backward_weight:
     case Op::backward:
     case Op::step:
       return Activity::compute;

@@ -10,10 +10,6 @@ std::string_view name_of(Op op) {
   switch (op) {
     case Op::forward:
       return "forward";
-    case Op::backward_input:
-      return "backward_input";
-    case Op::backward_weight:
-      return "backward_weight";
     case Op::backward:
       return "backward";
     case Op::send:

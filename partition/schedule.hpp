@@ -11,10 +11,8 @@
 namespace photon {
 
 enum class Op : std::uint8_t {
-  forward,          // of the hosted modules on a microbatch
-  backward_input,   // gradients of the inputs only
-  backward_weight,  // gradients of the weights only
-  backward,         // both, with what the plan has it recompute
+  forward,   // of the hosted modules on a microbatch
+  backward,  // gradients of inputs and weights, with what the plan has it recompute
   send,
   receive,
   all_reduce,      // of a part: begins the sum of its gradients over the ranks that hold it; without one: loss sums

@@ -413,7 +413,8 @@ GenerateSummary generate_on_ranks(World& world, DecodeGroup& group, const Genera
                                   const std::function<bool()>& stop_requested) {
   if (options.engine.mode == GenerationMode::recgen) require_recgen(group.model().config());
   if (options.output == "-") {
-    throw InputError(fmt::format("--output - on {} ranks{}", world.size(), options.ordered ? " with --ordered" : ""),
+    throw InputError(options.ordered ? "--ordered cannot write to --output -"
+                                     : fmt::format("{} ranks cannot write to --output -", world.size()),
                      "rows are kept in parts beside the output until all are there", "name a file");
   }
   return RankJob(world, group, options, stop_requested).run();

@@ -8,6 +8,7 @@
 
 #include "blueprint/parameters.hpp"
 #include "report/layout.hpp"
+#include "report/markup.hpp"
 #include "report/page_file.hpp"
 #include "report/run_files.hpp"
 #include "support/error.hpp"
@@ -133,29 +134,6 @@ std::string island(const Json& json) {
     }
   }
   return text;
-}
-
-std::string escaped(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '&':
-        result += "&amp;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      default:
-        result += c;
-    }
-  }
-  return result;
 }
 
 // Replaces each {{name}} of the template once, from front to back: what is put in is not looked at again.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "report/markup.hpp"
 #include "support/error.hpp"
 
 namespace photon {
@@ -18,26 +19,6 @@ constexpr double top = 30;
 constexpr double bottom = 42;
 constexpr double head = 58;  // title and legend
 constexpr const char* colors[] = {"#4269d0", "#ff725c", "#3ca951", "#a463f2", "#efb118", "#9c6b4e"};
-
-std::string escaped(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '&':
-        result += "&amp;";
-        break;
-      default:
-        result += c;
-    }
-  }
-  return result;
-}
 
 struct Range {
   double low = 0;

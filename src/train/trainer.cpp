@@ -161,9 +161,6 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
     case Op::receive:
       if (pipeline_) return pipeline_->receive(ctx_, instruction);
       break;
-    case Op::backward_input:
-    case Op::backward_weight:
-      break;
   }
   PHOTON_EXPECT(false, "rank {} cannot {}", world_.rank(), instruction.str());
 }

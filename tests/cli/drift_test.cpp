@@ -1,6 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "program.hpp"
+#include "use_model.hpp"
 
 namespace photon {
 namespace {
@@ -8,20 +9,11 @@ namespace {
 using nlohmann::json;
 using testing::Outcome;
 
-constexpr const char* tiny = R"(model:
-  vocab_size: 259
-  tokenizer: byte
-  dim: 8
-  levels:
-    - {dim: 12, chunk: 3, prefix: 2, encoder: {layers: 1, heads: 2, ffn: 10}, decoder: {layers: 1, heads: 2, ffn: 10}}
-    - {dim: 12, chunk: 2, prefix: 2, encoder: {layers: 1, heads: 2, ffn: 10}, decoder: {layers: 1, heads: 2, ffn: 10}}
-)";
-
 class MeasureDrift : public testing::ProgramTest {
  protected:
   void SetUp() override {
     ProgramTest::SetUp();
-    write("tiny.yaml", tiny);
+    write("tiny.yaml", testing::tiny_model);
     ASSERT_EQ(photon("init --config tiny.yaml --seed 5 --output model").code, 0);
   }
 };
