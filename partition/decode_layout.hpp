@@ -3,9 +3,17 @@
 // ranks that decode level 1's chunks for it.
 #pragma once
 
+#include <cstdint>
+
 #include "config/model_config.hpp"
 
 namespace photon {
+
+// Cohorts of rows that a coarse rank keeps under way, so that neither it nor its shards wait.
+inline constexpr std::int64_t decode_cohorts = 2;
+// Chunks that RecGen decodes in one call.
+inline constexpr std::int64_t host_max_chunks = 1024;
+inline constexpr std::int64_t device_max_chunks = 8192;
 
 struct DecodeLayout {
   int num_ranks = 1;

@@ -9,9 +9,6 @@
 namespace photon {
 namespace {
 
-constexpr std::int64_t num_cohorts = 2;        // as decode/chunk_messages.hpp
-constexpr std::int64_t gpu_max_chunks = 8192;  // RecGen's in a call, as decode/engine.hpp
-constexpr std::int64_t host_max_chunks = 1024;
 constexpr double worth_more_parts = 1.02;  // what a layout of several parts must be faster to be chosen
 
 struct Part {
@@ -84,7 +81,7 @@ class Planner {
 
   DecodeMemory memory(DecodeRole role, std::int64_t shards, std::int64_t rows) const {
     const std::int64_t own = role == DecodeRole::shard ? ceil_div(rows, shards) : rows;
-    return decode_memory(config_, ask_.precision, ask_.mode, role, own, capacity_, shards == 0 ? 1 : num_cohorts);
+    return decode_memory(config_, ask_.precision, ask_.mode, role, own, capacity_, shards == 0 ? 1 : decode_cohorts);
   }
 
   bool fits(std::int64_t shards, std::int64_t rows) const {
@@ -115,7 +112,7 @@ class Planner {
 
   // Groups that RecGen's coarse stream runs ahead, as the engine chooses them.
   std::int64_t look_ahead(std::int64_t rows) const {
-    const std::int64_t most = ask_.precision == Precision::fp32 ? host_max_chunks : gpu_max_chunks;
+    const std::int64_t most = ask_.precision == Precision::fp32 ? host_max_chunks : device_max_chunks;
     const std::int64_t chunks = config_.group_tokens() / config_.cumulative_chunk(1);
     return std::clamp<std::int64_t>(most / (rows * chunks), 1, std::max<std::int64_t>(1, groups_of_an_answer()));
   }
@@ -123,7 +120,7 @@ class Planner {
 
   // Seconds of the level-1 chunks of `groups` groups of `rows` rows, in calls of so many chunks.
   DecodeSeconds chunks(std::int64_t rows, std::int64_t groups) const {
-    const std::int64_t most = ask_.precision == Precision::fp32 ? host_max_chunks : gpu_max_chunks;
+    const std::int64_t most = ask_.precision == Precision::fp32 ? host_max_chunks : device_max_chunks;
     const std::int64_t all = rows * groups * (config_.group_tokens() / config_.cumulative_chunk(1));
     DecodeSeconds sum = static_cast<double>(all / most) * cost_.chunk(most);
     if (all % most > 0) sum += cost_.chunk(all % most);
@@ -171,7 +168,7 @@ class Planner {
     DecodeRank& coarse = forecast.ranks[0];
     DecodeRank& shard = forecast.ranks[1];
     const auto chunks_a_group = config_.group_tokens() / config_.cumulative_chunk(1);
-    const std::int64_t cohorts = ask_.mode == DecodeMode::hiergen ? std::min(num_cohorts, rows) : 1;
+    const std::int64_t cohorts = ask_.mode == DecodeMode::hiergen ? std::min(decode_cohorts, rows) : 1;
     const std::int64_t cohort_rows = ceil_div(rows, cohorts);
     const std::int64_t shard_rows = ceil_div(cohort_rows, forecast.layout.shards);
     const auto e = static_cast<double>(cost_.element());

@@ -12,6 +12,7 @@
 
 #include "comm/communicator.hpp"
 #include "model/chunk_server.hpp"
+#include "partition/decode_layout.hpp"
 
 namespace photon {
 
@@ -21,9 +22,8 @@ void use_device_for_chunks(Communicator& group, const Context& ctx);
 // The coarse rank's end. Errors: RankError, from any call, as comm/ has them.
 class ChunkMessages : public ChunkLink {
  public:
-  static constexpr std::int64_t default_cohorts = 2;
   // Chunks of C_1 = `chunk_tokens`.
-  ChunkMessages(Communicator& group, std::int64_t chunk_tokens, std::int64_t num_cohorts = default_cohorts);
+  ChunkMessages(Communicator& group, std::int64_t chunk_tokens, std::int64_t num_cohorts = decode_cohorts);
 
   std::int64_t num_cohorts() const override { return static_cast<std::int64_t>(cohorts_.size()); }
   void open(std::int64_t cohort, const ChunkRows& rows) override;

@@ -18,6 +18,7 @@
 #include "decode/request.hpp"
 #include "decode/sample.hpp"
 #include "model/incremental.hpp"
+#include "partition/decode_layout.hpp"
 
 namespace photon {
 
@@ -28,15 +29,14 @@ enum class GenerationMode { hiergen, recgen };
 // "hiergen" | "recgen". Errors: InputError.
 GenerationMode generation_mode(const std::string& name);
 
-// What a GPU takes in one call.
-inline constexpr std::int64_t device_max_chunks = 8192;
+// Prompt tokens that a GPU encodes in one call.
 inline constexpr std::int64_t device_prefill_tokens = 16384;
 
 // Where caches come from.
 struct DecoderSource {
-  std::int64_t group_tokens = 1;   // C_<=L
-  std::int64_t chunk_tokens = 1;   // C_1
-  std::int64_t max_chunks = 1024;  // RecGen: chunks that are decoded in one call
+  std::int64_t group_tokens = 1;              // C_<=L
+  std::int64_t chunk_tokens = 1;              // C_1
+  std::int64_t max_chunks = host_max_chunks;  // RecGen: chunks that are decoded in one call
   std::int64_t prefill_tokens = 8192;
   // What a sequence of that length takes in all: caches, and on a device what a step needs for its row.
   std::function<std::int64_t(std::int64_t max_tokens)> slot_bytes;
