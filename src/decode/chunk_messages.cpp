@@ -247,7 +247,9 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
         auto& [tokens, pending] = answers.emplace_back();
         tokens = result.tokens;
         tokens.resize(result.tokens.size() + result.logprobs.size());
-        std::memcpy(tokens.data() + result.tokens.size(), result.logprobs.data(), result.logprobs.size() * 4);
+        if (!result.logprobs.empty()) {
+          std::memcpy(tokens.data() + result.tokens.size(), result.logprobs.data(), result.logprobs.size() * 4);
+        }
         pending = group.send(host_view(tokens.data(), {static_cast<std::int64_t>(tokens.size())}), 0,
                              first_answer_tag + static_cast<int>(command.cohort));
         break;
