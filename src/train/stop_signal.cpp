@@ -20,6 +20,8 @@ void on_signal(int signal) {
   }
 }
 
+void pass_over(int) {}
+
 }  // namespace
 
 StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}}} {
@@ -35,7 +37,17 @@ StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}
 }
 
 StopSignal::~StopSignal() {
-  for (const auto& [signal, before] : previous_) sigaction(signal, &before, nullptr);
+  const bool stopping = first_signal != 0;
+  for (const auto& [signal, before] : previous_) {
+    struct sigaction action = before;
+    // Launchers repeat the wish on ways of different lengths. What comes late finds a process that is ending in order;
+    // it must not take its exit code. (A handler, because children would inherit SIG_IGN.)
+    if (stopping && signal != SIGINT && !(before.sa_flags & SA_SIGINFO) && before.sa_handler == SIG_DFL) {
+      action.sa_handler = pass_over;
+      action.sa_flags = SA_RESTART;
+    }
+    sigaction(signal, &action, nullptr);
+  }
 }
 
 int StopSignal::received() {

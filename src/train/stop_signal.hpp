@@ -7,8 +7,9 @@
 
 namespace photon {
 
-// Catches the signals while it lives and restores what was there before. A second SIGINT ends the process at once. One
-// at a time.
+// Catches the signals while it lives and restores what was there before; but after a wish to stop, SIGTERM and SIGUSR1
+// stay without effect, because a process that is ending keeps its exit code. A second SIGINT ends the process at once.
+// One at a time.
 class StopSignal {
  public:
   StopSignal();

@@ -132,13 +132,29 @@ TEST(StopSignal, PutsBackWhatWasThere) {
   {
     const StopSignal signals;
     EXPECT_EQ(StopSignal::received(), 0);
-    raise(SIGUSR1);
-    raise(SIGTERM);
-    EXPECT_EQ(StopSignal::received(), SIGUSR1);  // the first one
   }
   struct sigaction after = {};
   sigaction(SIGUSR1, nullptr, &after);
   EXPECT_EQ(before.sa_handler, after.sa_handler);
+}
+
+TEST(StopSignal, ARepeatedWishDoesNotTakeTheExitCode) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    {
+      const StopSignal signals;
+      raise(SIGUSR1);
+      raise(SIGTERM);
+      if (StopSignal::received() != SIGUSR1) ::_exit(1);  // the first one
+    }
+    raise(SIGUSR1);
+    raise(SIGTERM);
+    ::_exit(75);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 75) << status;
 }
 
 }  // namespace
