@@ -37,12 +37,13 @@ StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}
 }
 
 StopSignal::~StopSignal() {
-  const bool stopping = first_signal != 0;
+  // The process is ending, by a wish of its own, of another rank's, or because all is done. Launchers repeat a wish, on
+  // ways of different lengths: what comes late must not take the exit code. (A handler, because children would inherit
+  // SIG_IGN.)
   for (const auto& [signal, before] : previous_) {
     struct sigaction action = before;
-    // Launchers repeat the wish on ways of different lengths. What comes late finds a process that is ending in order;
-    // it must not take its exit code. (A handler, because children would inherit SIG_IGN.)
-    if (stopping && signal != SIGINT && !(before.sa_flags & SA_SIGINFO) && before.sa_handler == SIG_DFL) {
+    const bool is_default = !(before.sa_flags & SA_SIGINFO) && before.sa_handler == SIG_DFL;
+    if (is_default && signal != SIGINT) {
       action.sa_handler = pass_over;
       action.sa_flags = SA_RESTART;
     }

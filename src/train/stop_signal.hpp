@@ -7,9 +7,9 @@
 
 namespace photon {
 
-// Catches the signals while it lives and restores what was there before; but after a wish to stop, SIGTERM and SIGUSR1
-// stay without effect, because a process that is ending keeps its exit code. A second SIGINT ends the process at once.
-// One at a time.
+// Catches the signals while it lives, for the rest of a command's work. A second SIGINT ends the process at once. When
+// it goes, the process is ending: it puts back what was there before, but SIGTERM and SIGUSR1 never get their default
+// back, because a late one would take the exit code. One at a time.
 class StopSignal {
  public:
   StopSignal();
