@@ -7,6 +7,7 @@ namespace {
 
 volatile std::sig_atomic_t first_signal = 0;
 volatile std::sig_atomic_t interrupts = 0;
+bool stopping = false;  // told by stop_here()
 
 void on_signal(int signal) {
   if (first_signal == 0) first_signal = signal;
@@ -27,6 +28,7 @@ void pass_over(int) {}
 StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}}} {
   first_signal = 0;
   interrupts = 0;
+  stopping = false;
   for (auto& [signal, before] : previous_) {
     struct sigaction action = {};
     action.sa_handler = on_signal;
@@ -37,18 +39,22 @@ StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}
 }
 
 StopSignal::~StopSignal() {
-  // The process is ending, by a wish of its own, of another rank's, or because all is done. Launchers repeat a wish, on
-  // ways of different lengths: what comes late must not take the exit code. (A handler, because children would inherit
-  // SIG_IGN.)
+  // Launchers repeat the wish, on ways of different lengths: what comes late finds a process that is ending in order,
+  // and must not take its exit code. (A handler, because children would inherit SIG_IGN.)
+  const bool in_order = stopping || first_signal != 0;
   for (const auto& [signal, before] : previous_) {
     struct sigaction action = before;
     const bool is_default = !(before.sa_flags & SA_SIGINFO) && before.sa_handler == SIG_DFL;
-    if (is_default && signal != SIGINT) {
+    if (in_order && is_default && signal != SIGINT) {
       action.sa_handler = pass_over;
       action.sa_flags = SA_RESTART;
     }
     sigaction(signal, &action, nullptr);
   }
+}
+
+void StopSignal::stop_here() {
+  stopping = true;
 }
 
 int StopSignal::received() {

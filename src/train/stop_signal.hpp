@@ -7,9 +7,9 @@
 
 namespace photon {
 
-// Catches the signals while it lives, for the rest of a command's work. A second SIGINT ends the process at once. When
-// it goes, the process is ending: it puts back what was there before, but SIGTERM and SIGUSR1 never get their default
-// back, because a late one would take the exit code. One at a time.
+// Catches the signals while it lives and restores what was there before; but after a wish to stop, SIGTERM and SIGUSR1
+// never get their default back, because a late one would take the exit code of a process that is ending in order. A
+// second SIGINT ends the process at once. One at a time.
 class StopSignal {
  public:
   StopSignal();
@@ -17,6 +17,8 @@ class StopSignal {
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
 
+  // This process stops too, by a wish that another rank has heard; its own signal may still be on its way.
+  static void stop_here();
   // The signal that came first, 0 while there is none.
   static int received();
   static const char* name(int signal);  // "SIGTERM", ...

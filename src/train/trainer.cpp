@@ -362,6 +362,7 @@ void Trainer::end_save(const BackgroundSave::Outcome& outcome) {
 }
 
 void Trainer::preempt() {
+  StopSignal::stop_here();
   const int signal = StopSignal::received();
   const std::string reason = signal != 0 ? StopSignal::name(signal) : "a signal on another rank";
   finish_save();

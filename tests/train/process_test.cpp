@@ -149,14 +149,14 @@ TEST(StopSignal, PutsBackAHandler) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 3) << status;
 }
 
-// Also where it was another rank that heard the wish: this rank's own signal may come when it is ending already.
+// Also where another rank heard it first: this rank's own signal may come when it is ending already.
 TEST(StopSignal, ALateWishDoesNotTakeTheExitCode) {
   for (const bool heard : {false, true}) {
     const int status = status_after([&] {
       {
         const StopSignal signals;
         if (StopSignal::received() != 0) ::_exit(1);
-        if (heard) raise(SIGTERM);
+        heard ? void(raise(SIGTERM)) : StopSignal::stop_here();
       }
       raise(SIGUSR1);
       raise(SIGTERM);
@@ -165,9 +165,21 @@ TEST(StopSignal, ALateWishDoesNotTakeTheExitCode) {
   }
 }
 
-TEST(StopSignal, AnInterruptEndsAProcessThatIsEnding) {
+// A rank that fails is ended with the others by SIGTERM.
+TEST(StopSignal, WithoutAWishSigtermEndsTheProcess) {
   const int status = status_after([] {
     { const StopSignal signals; }
+    raise(SIGTERM);
+  });
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM) << status;
+}
+
+TEST(StopSignal, AnInterruptEndsAProcessThatIsEnding) {
+  const int status = status_after([] {
+    {
+      const StopSignal signals;
+      StopSignal::stop_here();
+    }
     raise(SIGINT);
   });
   EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) << status;

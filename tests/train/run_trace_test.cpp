@@ -111,8 +111,10 @@ TEST_F(RanksOfARun, AreInTheMetrics) {
     ASSERT_EQ(compute.size(), 4U);
     ASSERT_EQ(wait.size(), 4U);
     ASSERT_EQ(communication.size(), 4U);
-    const auto slowest = static_cast<std::size_t>(std::max_element(compute.begin(), compute.end()) - compute.begin());
-    EXPECT_EQ(line["slowest_rank"], slowest);
+    // Equal when rounded, several may be the slowest.
+    const auto slowest = line["slowest_rank"].get<std::size_t>();
+    ASSERT_LT(slowest, 4U);
+    EXPECT_EQ(compute[slowest], *std::max_element(compute.begin(), compute.end()));
     for (std::size_t rank = 0; rank < 4; ++rank) {
       EXPECT_GT(compute[rank], 0);
       EXPECT_GE(wait[rank], 0);  // the slowest may find everything ready
