@@ -87,11 +87,9 @@ void measure_all(World& world, Options options) {
   if (cases.empty()) cases.push_back(options.one);
   for (const DecodeCase& c : cases) (void)generation_mode(c.mode);
   const DecodeLayout layout = decode_layout(world.size(), options.shards);
-  if (world.size() > 1 && space_of_device(options.place.device) == Space::device) {
-    throw InputError("bench decode on several ranks with GPUs", "it measures one GPU, or ranks of CPUs",
-                     "start one process, or add --device cpu");
-  }
-  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics));
+  const bool gpus = world.size() > 1 && space_of_device(options.place.device) == Space::device;
+  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics),
+                    gpus ? world.use_gpu() : 0);
   if (options.table) {
     if (world.size() > 1) throw InputError("--table on several ranks", "it is of one device", "start one process");
     return print_decode_table(options.preset, place);
