@@ -139,13 +139,13 @@ bool Engine::run(RowSource& rows, ResultSink& sink, const std::function<bool(con
     }
     retire();
   }
-  while (!queued_.empty()) take_step();
+  take_all();
   update_statistics();
   return true;
 }
 
 void Engine::drop_rows() {
-  while (!queued_.empty()) take_step();
+  take_all();
   window_.clear();
   active_.clear();
   held_.reset();
@@ -240,7 +240,7 @@ void Engine::rebuild() {
   }
   std::int64_t slots = slots_for(capacity);
   if (exhausted_) slots = std::min(slots, std::max<std::int64_t>(waiting_samples(), 1));
-  while (!queued_.empty()) take_step();  // of rows that have finished
+  take_all();  // of rows that have finished
   if (decoder_) device_prefill_seconds_ += decoder_->prefill_device_seconds();
   decoder_.reset();
   decoder_ = source_.make(slots, capacity, {.logprobs = options_.logprobs, .graphs = options_.graphs});
@@ -378,7 +378,7 @@ void Engine::prefill(const std::vector<std::pair<std::int64_t, const Request*>>&
 
 void Engine::retire() {
   for (Active& active : active_) {
-    if (!active.sample->finished()) continue;
+    if (!active.sample->finished() || has_calls(active.cohort)) continue;
     free_slots_.push_back(active.slot);
     finished_tokens_ += static_cast<std::int64_t>(active.sample->completion().tokens.size());
     const std::shared_ptr<Job> job = std::move(active.job);

@@ -127,6 +127,7 @@ class Engine {
   struct Active;  // a sample in a slot
   struct Step;    // rows of a macro-step whose results are not taken yet
   struct Chunk;   // a chunk of a row whose latent is known
+  struct Call;    // chunks whose tokens are not taken yet
 
   std::int64_t tokens_needed(const Request& request) const;
   std::int64_t capacity_class(std::int64_t tokens) const;
@@ -146,7 +147,16 @@ class Engine {
   void hiergen_round();
   void cohort_round();
   void recgen_round();
-  void decode_chunks(std::span<Chunk> chunks, const ConstTensorView& latents);
+  // One cohort's rows: the coarse stream runs ahead, and their chunks are asked for.
+  void run_ahead(std::int64_t cohort);
+  // Asks for chunks, at most max_chunks in a call; takes the oldest call's tokens.
+  void start_chunks(std::span<const Chunk> chunks, const ConstTensorView& latents, std::int64_t cohort);
+  void take_chunks();
+  bool has_calls(std::int64_t cohort) const;
+  // The next cohort in turn that has rows and nothing under way; -1: none.
+  std::int64_t idle_cohort();
+  // Until nothing is under way.
+  void take_all();
   void retire();
   void finish(const Job& job);
   void update_statistics();
@@ -169,6 +179,7 @@ class Engine {
   bool draining_ = false;  // no admission until all slots are free, for caches of another size
   std::vector<Active> active_;
   std::vector<Step> queued_;      // at most two, or one a cohort
+  std::deque<Call> calls_;        // RecGen's, at most as many as there are cohorts
   std::int64_t next_cohort_ = 0;  // whose turn it is
   std::vector<std::int64_t> free_slots_;
   // A request with more samples than there were free slots: its prompt waits, encoded, in a slot of its own (-1: only

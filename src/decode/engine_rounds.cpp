@@ -52,38 +52,65 @@ void Engine::hiergen_round() {
   while (queued_.size() > ahead) take_step();
 }
 
-// Every cohort but one has a step under way while the results of that one are handled.
-void Engine::cohort_round() {
+std::int64_t Engine::idle_cohort() {
   const std::int64_t num_cohorts = decoder_->num_cohorts();
-  bool queued = false;
-  for (std::int64_t i = 0; i < num_cohorts && !queued; ++i) {
+  for (std::int64_t i = 0; i < num_cohorts; ++i) {
     const std::int64_t cohort = next_cohort_ % num_cohorts;
     next_cohort_ = cohort + 1;
+    if (has_calls(cohort)) continue;
     if (std::any_of(queued_.begin(), queued_.end(), [&](const Step& step) { return step.cohort == cohort; })) continue;
+    if (std::any_of(active_.begin(), active_.end(), [&](const Active& row) { return row.cohort == cohort; })) {
+      return cohort;
+    }
+  }
+  return -1;
+}
+
+// Every cohort but one has a step under way while the results of that one are handled.
+void Engine::cohort_round() {
+  const std::int64_t cohort = idle_cohort();
+  if (cohort >= 0) {
     std::vector<Active*> rows;
     for (Active& row : active_) {
       if (row.cohort == cohort) rows.push_back(&row);
     }
-    if (rows.empty()) continue;
     queue_step(rows);
-    queued = true;
   }
-  if (!queued || static_cast<std::int64_t>(queued_.size()) == num_cohorts) take_step();
+  if (cohort < 0 || static_cast<std::int64_t>(queued_.size()) == decoder_->num_cohorts()) take_step();
 }
 
+// While the chunks of every cohort but one are decoded, the coarse stream of that one runs ahead.
 void Engine::recgen_round() {
+  const std::int64_t cohort = idle_cohort();
+  if (cohort >= 0) run_ahead(cohort);
+  if (calls_.empty()) return;
+  if (cohort >= 0 && static_cast<std::int64_t>(calls_.size()) < decoder_->num_cohorts()) return;
+  const std::int64_t oldest = calls_.front().cohort;
+  while (has_calls(oldest)) take_chunks();
+}
+
+bool Engine::has_calls(std::int64_t cohort) const {
+  return std::any_of(calls_.begin(), calls_.end(), [&](const Call& call) { return call.cohort == cohort; });
+}
+
+void Engine::take_all() {
+  while (!queued_.empty()) take_step();
+  while (!calls_.empty()) take_chunks();
+}
+
+void Engine::run_ahead(std::int64_t cohort) {
   // The group in which a prompt ends is completed exactly.
   std::vector<Active*> ragged;
   std::vector<Active*> rows;
   for (Active& row : active_) {
-    if (decoder_->length(row.slot) < row.sample->prompt_length()) ragged.push_back(&row);
+    if (row.cohort == cohort && decoder_->length(row.slot) < row.sample->prompt_length()) ragged.push_back(&row);
   }
   if (!ragged.empty()) {
     queue_step(ragged);
     take_step();
   }
   for (Active& row : active_) {
-    if (!row.sample->finished()) rows.push_back(&row);
+    if (row.cohort == cohort && !row.sample->finished()) rows.push_back(&row);
   }
   if (rows.empty()) return;
 
@@ -121,22 +148,22 @@ void Engine::recgen_round() {
                       static_cast<std::int64_t>(i) * num_groups * chunks_per_group + j});
     }
   }
-  decode_chunks(together, latents);
-  for (std::size_t j = 0;; ++j) {
+  start_chunks(together, latents, cohort);
+  for (std::size_t j = 0; !in_order.empty(); ++j) {
+    while (!calls_.empty()) take_chunks();
     std::vector<Chunk> chunks;
     for (const std::vector<Chunk>& row : in_order) {
       if (j < row.size() && !row[j].sample->finished()) chunks.push_back(row[j]);
     }
     if (chunks.empty()) break;
-    decode_chunks(chunks, latents);
+    start_chunks(chunks, latents, cohort);
   }
 }
 
-// At most max_chunks in a call. Chunks of a row come in order, and so do the tokens it takes.
-void Engine::decode_chunks(std::span<Chunk> chunks, const ConstTensorView& latents) {
+void Engine::start_chunks(std::span<const Chunk> chunks, const ConstTensorView& latents, std::int64_t cohort) {
   for (std::size_t first = 0; first < chunks.size();) {
     const std::size_t count = std::min(static_cast<std::size_t>(options_.max_chunks), chunks.size() - first);
-    const std::span<Chunk> part = chunks.subspan(first, count);
+    const std::span<const Chunk> part = chunks.subspan(first, count);
     std::vector<std::int64_t> rows;
     std::vector<std::int64_t> slots;
     std::vector<RowDraw> draws;
@@ -145,15 +172,25 @@ void Engine::decode_chunks(std::span<Chunk> chunks, const ConstTensorView& laten
       slots.push_back(chunk.slot);
       draws.push_back(chunk.sample->draw(chunk.position));
     }
-    const StepResult result = decoder_->decode_chunks(latents, {rows, slots, draws, {}});
-    const auto tokens = static_cast<std::size_t>(result.num_tokens);
-    for (std::size_t i = 0; i < part.size(); ++i) {
-      for (std::size_t t = 0; t < tokens && !part[i].sample->finished(); ++t) {
-        part[i].sample->take(part[i].position + static_cast<std::int64_t>(t), result.tokens[i * tokens + t],
-                             options_.logprobs ? result.logprobs[i * tokens + t] : 0.0F, options_.logprobs);
-      }
-    }
+    if (static_cast<std::int64_t>(calls_.size()) == decoder_->num_cohorts()) take_chunks();
+    decoder_->start_chunks(latents, {rows, slots, draws, {}});
+    calls_.push_back({{part.begin(), part.end()}, cohort});
     first += count;
+  }
+}
+
+// Chunks of a row come in order, and so do the tokens it takes.
+void Engine::take_chunks() {
+  const Call call = std::move(calls_.front());
+  calls_.pop_front();
+  const StepResult result = decoder_->take_chunks();
+  const auto tokens = static_cast<std::size_t>(result.num_tokens);
+  for (std::size_t i = 0; i < call.chunks.size(); ++i) {
+    const Chunk& chunk = call.chunks[i];
+    for (std::size_t t = 0; t < tokens && !chunk.sample->finished(); ++t) {
+      chunk.sample->take(chunk.position + static_cast<std::int64_t>(t), result.tokens[i * tokens + t],
+                         options_.logprobs ? result.logprobs[i * tokens + t] : 0.0F, options_.logprobs);
+    }
   }
 }
 

@@ -40,6 +40,12 @@ struct Engine::Chunk {
   std::int64_t latent = 0;
 };
 
+// Their rows keep their slots until it is taken.
+struct Engine::Call {
+  std::vector<Chunk> chunks;
+  std::int64_t cohort = 0;
+};
+
 inline std::int64_t round_up(std::int64_t value, std::int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }

@@ -78,7 +78,8 @@ void CoarseDecoder::reserve(Cohort& cohort, std::int64_t rows) {
 std::size_t CoarseDecoder::free_cohort() const {
   std::size_t number = 0;
   while (number < cohorts_.size() && !cohorts_[number].slots.empty()) ++number;
-  PHOTON_EXPECT(number < cohorts_.size(), "{} steps wait for their results to be taken", order_.size());
+  PHOTON_EXPECT(number < cohorts_.size(), "{} steps and {} calls of chunks wait for their results to be taken",
+                order_.size(), chunk_order_.size());
   return number;
 }
 
@@ -243,13 +244,14 @@ StepResult CoarseDecoder::take_step() {
   return std::move(oldest.result);
 }
 
-StepResult CoarseDecoder::decode_chunks(const ConstTensorView& latents, const ChunkStep& step) {
+void CoarseDecoder::start_chunks(const ConstTensorView& latents, const ChunkStep& step) {
   require_recgen(config_);
   const auto n = static_cast<std::int64_t>(step.slots.size());
-  if (n == 0) return {};
+  if (n == 0) return;
   PHOTON_EXPECT(!watched_, "logits cannot be watched where others compute them");
   const std::int64_t chunk = config_.cumulative_chunk(1);
-  const auto number = static_cast<std::int64_t>(free_cohort());
+  const std::size_t number = free_cohort();
+  Cohort& cohort = cohorts_[number];
   ChunkRows rows;
   rows.num_tokens = chunk;
   rows.capacity = max_tokens_;
@@ -258,31 +260,44 @@ StepResult CoarseDecoder::decode_chunks(const ConstTensorView& latents, const Ch
   if (!step.forced.empty()) rows.forced.assign(step.forced.begin(), step.forced.end());
   rows.before_begin.push_back(0);
   std::vector<std::int32_t> index;
+  cohort.positions.clear();
   for (std::size_t i = 0; i < step.slots.size(); ++i) {
     const std::int64_t slot = checked(step.slots[i]);
     std::vector<std::int32_t>& tokens = tokens_of(slot);
     if (static_cast<std::int64_t>(tokens.size()) < length(slot)) tokens.resize(static_cast<std::size_t>(length(slot)));
-    add_row(rows, slot, static_cast<std::int64_t>(step.draws[i].key.position), step.draws[i]);
+    cohort.positions.push_back(static_cast<std::int64_t>(step.draws[i].key.position));
+    add_row(rows, slot, cohort.positions.back(), step.draws[i]);
     index.push_back(static_cast<std::int32_t>(step.latents[i]));
   }
-  if (!chunk_index_.view() || chunk_index_.numel() < n) {
+  cohort.slots.assign(step.slots.begin(), step.slots.end());
+  if (!cohort.chunk_index.view() || cohort.chunk_index.numel() < n) {
     if (on_device()) device::synchronize(ctx_.stream);
-    chunk_index_ = Tensor(ctx_.space, DType::i32, {n}, "rows of a roll-out");
-    chunk_c_ = Tensor(ctx_.space, dtype_, {n * config_.width(1)}, "chunks' latents");
+    cohort.chunk_index = Tensor(ctx_.space, DType::i32, {n}, "rows of a roll-out");
+    cohort.chunk_c = Tensor(ctx_.space, dtype_, {n * config_.width(1)}, "chunks' latents");
   }
-  copy(ctx_.stream, host_view(index.data(), {n}), front(chunk_index_, {n}));
-  const TensorView c = front(chunk_c_, {n, config_.width(1)});
-  embedding_forward(ctx_, latents, front(chunk_index_, {n}), c);
-  link_.open(number, rows);
-  link_.send(number, 0, c);
-  StepResult result = link_.receive(number);
-  for (std::size_t i = 0; i < step.slots.size(); ++i) {
-    std::vector<std::int32_t>& tokens = tokens_of(step.slots[i]);
-    for (std::int64_t t = 0; t < chunk; ++t) {
-      const std::int32_t token = result.tokens[i * static_cast<std::size_t>(chunk) + static_cast<std::size_t>(t)];
-      tokens[static_cast<std::size_t>(rows.draws[i].position + t)] = token == failed_token ? 0 : token;
+  copy(ctx_.stream, host_view(index.data(), {n}), front(cohort.chunk_index, {n}));
+  const TensorView c = front(cohort.chunk_c, {n, config_.width(1)});
+  embedding_forward(ctx_, latents, front(cohort.chunk_index, {n}), c);
+  chunk_order_.push_back(number);
+  link_.open(static_cast<std::int64_t>(number), rows);
+  link_.send(static_cast<std::int64_t>(number), 0, c);
+}
+
+StepResult CoarseDecoder::take_chunks() {
+  if (chunk_order_.empty()) return {};
+  const std::size_t number = chunk_order_.front();
+  chunk_order_.pop_front();
+  Cohort& cohort = cohorts_[number];
+  StepResult result = link_.receive(static_cast<std::int64_t>(number));
+  const auto chunk = static_cast<std::size_t>(config_.cumulative_chunk(1));
+  for (std::size_t i = 0; i < cohort.slots.size(); ++i) {
+    std::vector<std::int32_t>& tokens = tokens_of(cohort.slots[i]);
+    for (std::size_t t = 0; t < chunk; ++t) {
+      const std::int32_t token = result.tokens[i * chunk + t];
+      tokens[static_cast<std::size_t>(cohort.positions[i]) + t] = token == failed_token ? 0 : token;
     }
   }
+  cohort.slots.clear();
   return result;
 }
 

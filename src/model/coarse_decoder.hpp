@@ -2,7 +2,7 @@
 // decoded by others (chunk_server.hpp). Results are those of PhotonDecoder.
 //
 // Steps of different rows go on side by side, so that there is work here while others decode the chunks of another
-// step. All waiting is in take_step() and decode_chunks().
+// step, or of another call of rolled-out rows. All waiting is in take_step() and take_chunks().
 #pragma once
 
 #include <deque>
@@ -25,12 +25,13 @@ class CoarseDecoder : public PhotonDecoder {
   void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) override;
   void step_group(const GroupStep& step) override;
   StepResult take_step() override;
-  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+  void start_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+  StepResult take_chunks() override;
 
  private:
-  // A step under way and what it keeps between chunks; vectors by level from 1 on.
+  // A step or a call of chunks under way, and what it keeps between chunks; vectors by level from 1 on.
   struct Cohort {
-    std::vector<std::int64_t> slots;  // empty: no step
+    std::vector<std::int64_t> slots;  // empty: neither
     std::vector<std::int64_t> positions;
     std::int64_t offset = 0;  // of the chunk that others decode
     bool done = false;
@@ -42,6 +43,8 @@ class CoarseDecoder : public PhotonDecoder {
     std::vector<Tensor> c;             // [rows, D_l]
     std::vector<Tensor> units;         // [rows, C_l, D_{l-1}]
     Tensor tokens;                     // [rows, C_1] i32
+    Tensor chunk_index;                // of a call of chunks: [n] i32
+    Tensor chunk_c;                    // [n, D_1]
   };
 
   std::vector<std::int32_t>& tokens_of(std::int64_t slot) { return tokens_[static_cast<std::size_t>(slot)]; }
@@ -55,6 +58,7 @@ class CoarseDecoder : public PhotonDecoder {
   TensorView unit_of(const Cohort& cohort, std::int64_t l, std::int64_t j) const;
   // From the levels that begin a group at the offset down to c(1), which goes off.
   void descend(std::size_t number);
+  void between_groups() override { link_.advance(); }
   // The tokens that came: into the encoders, as far as units are complete; then to the next chunk or the step's end.
   void ascend(std::size_t number);
 
@@ -63,9 +67,8 @@ class CoarseDecoder : public PhotonDecoder {
   std::vector<std::vector<std::int32_t>>
       tokens_;  // of each slot, by position; in rolled-out ones zeros where not known
   std::vector<Cohort> cohorts_;
-  std::deque<std::size_t> order_;  // of the steps under way, oldest first
-  Tensor chunk_index_;             // decode_chunks(): [n] i32
-  Tensor chunk_c_;                 // [n, D_1]
+  std::deque<std::size_t> order_;        // of the steps under way, oldest first
+  std::deque<std::size_t> chunk_order_;  // of the calls of chunks
 };
 
 }  // namespace photon

@@ -62,7 +62,7 @@ class IncrementalDecoder {
   virtual std::int64_t length(std::int64_t slot) const = 0;  // tokens the slot holds: a multiple of group_tokens()
   // Whether a second step may be queued before the first one's results are taken, and runs beside the host.
   virtual bool asynchronous() const { return false; }
-  // Steps of different rows that go on side by side. One: steps are carried out one after another.
+  // Steps, or calls of chunks, of different rows that go on side by side. One: they are carried out one after another.
   virtual std::int64_t num_cohorts() const { return 1; }
 
   virtual void clear(std::int64_t slot) = 0;
@@ -86,8 +86,17 @@ class IncrementalDecoder {
   // by itself. Returns the level-1 conditioning c(1) of all their chunks, [n, num_groups * C_<=L / C_1, D_1], which
   // stays until the next call.
   virtual ConstTensorView roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) = 0;
-  // Decodes chunks in parallel from a roll-out's latents, [rows * chunks, D_1]: C_1 token steps, all chunks at once.
-  virtual StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) = 0;
+  // Decodes chunks in parallel from a roll-out's latents, [rows * chunks, D_1], which are read before it returns or, on
+  // a device, before anything queued later: C_1 token steps, all chunks at once. As many calls as there are cohorts may
+  // wait for take_chunks(). A slot with a call under way is not cleared, filled or stepped.
+  virtual void start_chunks(const ConstTensorView& latents, const ChunkStep& step) = 0;
+  // Waits for the oldest call. Empty when it was of no chunks.
+  virtual StepResult take_chunks() = 0;
+  // Both, where no other call is under way.
+  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) {
+    start_chunks(latents, step);
+    return take_chunks();
+  }
 
   // For comparisons: when given, [n, tokens of a row, V] f32 in host memory, the next step writes the logits it draws
   // from there (of all positions, forced ones too). It is slower, and never recorded.

@@ -33,7 +33,8 @@ class PhotonDecoder : public IncrementalDecoder {
   void step_group(const GroupStep& step) override;
   StepResult take_step() override { return steps_.take(); }
   ConstTensorView roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override;
-  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+  void start_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+  StepResult take_chunks() override { return chunks_.take(); }
   // c(l) of the last roll-out, of `rows` rows by `num_groups` groups: [rows, num_groups * C_<=L / C_<=l, D_l], l = 1 ..
   // L-1. Stays until the next one.
   ConstTensorView rolled(std::int64_t l, std::int64_t rows, std::int64_t num_groups) const;
@@ -76,6 +77,8 @@ class PhotonDecoder : public IncrementalDecoder {
   void render_own(std::int64_t l, const ConstTensorView& c, const TensorView& y);
   // One group of a roll-out.
   void roll_group(std::int64_t rows);
+  // Called between a roll-out's groups, for what must go on beside it.
+  virtual void between_groups() {}
 
   const ModelConfig& config_;
   const PhotonTensors& weights_;

@@ -93,6 +93,7 @@ ConstTensorView PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std
     } else {
       roll_group(rows);
     }
+    between_groups();
   }
   // The levels between: every group of every row side by side, a bounded number at a time.
   ConstTensorView current = rolled_.view().slice(0, 0, total);
@@ -125,10 +126,10 @@ ConstTensorView PhotonDecoder::rolled(std::int64_t l, std::int64_t rows, std::in
       .split(0, rows);
 }
 
-StepResult PhotonDecoder::decode_chunks(const ConstTensorView& latents, const ChunkStep& step) {
+void PhotonDecoder::start_chunks(const ConstTensorView& latents, const ChunkStep& step) {
   require_recgen(config_);
   const auto n = static_cast<std::int64_t>(step.slots.size());
-  if (n == 0) return {};
+  if (n == 0) return;
   const std::int64_t chunk = level_config(1).chunk;
   StepInput input;
   input.indices.resize(1);
@@ -159,7 +160,6 @@ StepResult PhotonDecoder::decode_chunks(const ConstTensorView& latents, const Ch
     chunk_->decode(arena_, block, c, call, {});
   });
   watched_ = TensorView();
-  return chunks_.take();
 }
 
 }  // namespace photon

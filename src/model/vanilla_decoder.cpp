@@ -165,8 +165,11 @@ ConstTensorView VanillaDecoder::roll_out(std::span<const std::int64_t>, std::int
   return {};
 }
 
-StepResult VanillaDecoder::decode_chunks(const ConstTensorView&, const ChunkStep&) {
+void VanillaDecoder::start_chunks(const ConstTensorView&, const ChunkStep&) {
   require_recgen(model_.config());
+}
+
+StepResult VanillaDecoder::take_chunks() {
   return {};
 }
 

@@ -30,7 +30,8 @@ class VanillaDecoder : public IncrementalDecoder {
   void step_group(const GroupStep& step) override;
   StepResult take_step() override { return steps_.take(); }
   ConstTensorView roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) override;
-  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+  void start_chunks(const ConstTensorView& latents, const ChunkStep& step) override;
+  StepResult take_chunks() override;
 
  private:
   void reserve(std::int64_t rows);

@@ -101,6 +101,27 @@ class CoarseRecGen : public ::testing::TestWithParam<testing::NamedConfig> {};
 TEST_P(CoarseRecGen, RecGenIsThatOfTheWholeModel) {
   expect_same_as_whole(GetParam().config, GenerationMode::recgen);
 }
+// A repetition penalty reads the tokens of the chunk before, and so keeps its cohort waiting.
+TEST_P(CoarseRecGen, OneCohortRunsAheadWhileChunksOfAnotherAreDecoded) {
+  const ModelConfig& config = GetParam().config;
+  const auto model = testing::random_model(config, 8);
+  std::vector<Request> rows = all_ways(config);
+  std::erase_if(rows, [](const Request& row) { return row.options.sampling.repetition_penalty != 1.0; });
+  ASSERT_GT(rows.size(), 2U);
+  EngineOptions options;
+  options.mode = GenerationMode::recgen;
+  options.look_ahead = 1;
+  const auto expected = decode(*model, rows, options, 2);
+  const auto coarse = share_of(*model, coarse_layers(config));
+  const auto chunks = share_of(*model, chunk_layers(config));
+  for (const std::int64_t max_chunks : {1, 3, 1000}) {
+    SCOPED_TRACE(::testing::Message() << "at most " << max_chunks << " chunks in a call");
+    options.max_chunks = max_chunks;
+    LocalChunks link(*chunks, 2);
+    expect_same(expected, decode_with(decoder_source(*coarse, deterministic(), link), rows, options, 2));
+    EXPECT_GT(link.num_overlaps(), 0);
+  }
+}
 INSTANTIATE_TEST_SUITE_P(Shapes, CoarseRecGen, ::testing::ValuesIn(testing::recgen_shapes()),
                          [](const auto& shape) { return shape.param.name; });
 

@@ -167,7 +167,7 @@ class FakeDecoder : public IncrementalDecoder {
     return rolled_;
   }
 
-  StepResult decode_chunks(const ConstTensorView& latents, const ChunkStep& step) override {
+  void start_chunks(const ConstTensorView& latents, const ChunkStep& step) override {
     const std::size_t m = step.slots.size();
     log_.max_chunks = std::max(log_.max_chunks, static_cast<std::int64_t>(m));
     StepResult result;
@@ -189,6 +189,13 @@ class FakeDecoder : public IncrementalDecoder {
       }
       result.tokens.insert(result.tokens.end(), tokens.begin(), tokens.end());
     }
+    calls_.push_back(std::move(result));
+    PHOTON_EXPECT(calls_.size() == 1, "{} calls of chunks under way", calls_.size());
+  }
+  StepResult take_chunks() override {
+    PHOTON_EXPECT(!calls_.empty(), "no call of chunks to take");
+    StepResult result = std::move(calls_.front());
+    calls_.clear();
     return result;
   }
 
@@ -239,6 +246,7 @@ class FakeDecoder : public IncrementalDecoder {
   FakeLog& log_;
   std::vector<Slot> slots_;
   std::vector<StepResult> queued_;
+  std::vector<StepResult> calls_;
   Tensor rolled_;
 };
 
