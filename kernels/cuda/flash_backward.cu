@@ -158,10 +158,8 @@ __global__ void __launch_bounds__(threads, 1) backward_kernel(Backward a) {
                                          a.dout.position, first, s.positions);
     if (threadIdx.x < rows) {
       const int row = first + static_cast<int>(threadIdx.x);
-      const bool inside = row < s.positions;
-      const Statistics* const from = a.statistics + (std::int64_t{work.b} * work.num_heads + h) * s.positions;
-      mma::copy_pair(base + At::statistics + stage * At::statistics_tile + threadIdx.x * 8, inside ? from + row : from,
-                     inside);
+      const Statistics* const from = a.statistics + (std::int64_t{work.b} * work.num_heads + h) * a.padded;
+      mma::copy_pair(base + At::statistics + stage * At::statistics_tile + threadIdx.x * 8, from + row, true);
     }
   };
   mma::load_rows<keys, Width, threads>({base + At::k}, a.k.at(work.b, work.kh), a.k.position, work.first_key,
@@ -229,18 +227,23 @@ __global__ void __launch_bounds__(threads, 1) backward_kernel(Backward a) {
   write_rows<Width>(shared, At::v, value_sum, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, work.first_key, s);
 }
 
-// Width / 8 lanes a row, rows in the order they lie in memory.
+// Width / 8 lanes a row, rows in the order they lie in memory, and `padded` positions a sequence.
 template <int Width>
 __global__ void __launch_bounds__(threads)
     statistics_kernel(Heads<const bf16> out, Heads<const bf16> dout, const float* __restrict__ lse,
-                      Statistics* __restrict__ statistics, int num_heads, std::int64_t num_rows, Sizes s) {
+                      Statistics* __restrict__ statistics, int num_heads, int padded, std::int64_t num_rows, Sizes s) {
   constexpr int lanes = Width / mma::chunk_elements;
   const std::int64_t row = (std::int64_t{blockIdx.x} * threads + threadIdx.x) / lanes;
   const int chunk = static_cast<int>(threadIdx.x) % lanes;
   if (row >= num_rows) return;  // whole warps, or whole rows of one: the lanes of a row stay together
   const std::int64_t h = row % num_heads;
-  const std::int64_t n = row / num_heads % s.positions;
-  const std::int64_t b = row / num_heads / s.positions;
+  const std::int64_t n = row / num_heads % padded;
+  const std::int64_t b = row / num_heads / padded;
+  Statistics* const to = statistics + (b * num_heads + h) * padded + n;
+  if (n >= s.positions) {
+    if (chunk == 0) *to = {0, 0};
+    return;
+  }
   const auto x = load_pack<mma::chunk_elements>(out.at(b, h) + n * out.position + chunk * mma::chunk_elements);
   const auto y = load_pack<mma::chunk_elements>(dout.at(b, h) + n * dout.position + chunk * mma::chunk_elements);
   float sum = 0;
@@ -250,8 +253,7 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
   for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(together, sum, step);
   if (chunk != 0) return;
-  const std::int64_t to = (b * num_heads + h) * s.positions + n;
-  statistics[to] = {lse[to] * static_cast<float>(1.0 / ln2), sum};
+  *to = {lse[(b * num_heads + h) * s.positions + n] * static_cast<float>(1.0 / ln2), sum};
 }
 
 template <int Width>
@@ -260,20 +262,22 @@ void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView&
             const TensorView& dq, const TensorView& dk, const TensorView& dv) {
   const Sizes s = sizes_of(q, k, window);
   const std::int64_t num_heads = q.size(0) * q.size(2);
-  const std::int64_t num_rows = num_heads * q.size(1);
-  const std::int64_t query_tiles = num_heads * ceil_div(q.size(1), rows);
+  const std::int64_t padded = ceil_div(q.size(1), flash_query_tile(Width)) * flash_query_tile(Width);
+  const std::int64_t num_rows = num_heads * padded;
+  const std::int64_t query_tiles = num_rows / rows;
   const std::int64_t num_blocks = q.size(0) * k.size(2) * ceil_div(q.size(1), keys);
   PHOTON_EXPECT(num_blocks < std::numeric_limits<int>::max(), "attention on a GPU over {}", q.shape().str());
   Workspace workspace(ctx);
   auto* const statistics =
       reinterpret_cast<Statistics*>(device_data<float>(workspace.take(DType::f32, {num_rows * 2})));
-  auto* const sums = device_data<float>(workspace.take(DType::f32, {query_tiles * rows * Width}));
+  auto* const sums = device_data<float>(workspace.take(DType::f32, {num_rows * Width}));
   const TensorView counters = workspace.take(DType::i32, {query_tiles * num_warps + 1});
   auto* const turns = device_data<std::int32_t>(counters);
   PHOTON_CUDA_CHECK(cudaMemsetAsync(turns, 0, static_cast<std::size_t>(counters.bytes()), stream_of(ctx)));
   const std::int64_t statistics_blocks = ceil_div(num_rows * (Width / mma::chunk_elements), threads);
   statistics_kernel<Width><<<static_cast<unsigned>(statistics_blocks), threads, 0, stream_of(ctx)>>>(
-      heads_of(out), heads_of(dout), device_data<float>(lse), statistics, static_cast<int>(q.size(2)), num_rows, s);
+      heads_of(out), heads_of(dout), device_data<float>(lse), statistics, static_cast<int>(q.size(2)),
+      static_cast<int>(padded), num_rows, s);
   PHOTON_CUDA_CHECK(cudaGetLastError());
   const Backward a{heads_of(q),
                    heads_of(k),
@@ -285,8 +289,9 @@ void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView&
                    heads_of(dv),
                    Relay{sums, turns, turns + query_tiles * num_warps},
                    static_cast<int>(k.size(2)),
+                   static_cast<int>(padded),
                    s};
-  if (backward_on_hopper<Width>(ctx, a, num_blocks)) return;
+  if (backward_on_hopper<Width>(ctx, a, q, k, v, dout)) return;
   allow_shared_memory(backward_kernel<Width>, Shared<Width>::bytes);
   backward_kernel<Width><<<static_cast<unsigned>(num_blocks), threads, Shared<Width>::bytes, stream_of(ctx)>>>(a);
   PHOTON_CUDA_CHECK(cudaGetLastError());

@@ -4,28 +4,16 @@
 // nobody waits long.
 #pragma once
 
-#include "kernels/cuda/flash.cuh"
+#include "kernels/cuda/flash_backward.cuh"
 #include "kernels/cuda/scratch.hpp"
 
 namespace photon::cuda::flash {
 
 inline constexpr int backward_threads = 256;
 inline constexpr int backward_warps = backward_threads / warp_width;
-inline constexpr int backward_keys = 128;               // a block's own
-inline constexpr int backward_rows = flash_query_tile;  // queries at a time
+inline constexpr int backward_keys = 128;  // a block's own
+inline constexpr int backward_rows = 64;   // queries at a time
 static_assert(backward_warps == flash_turns);
-
-struct Relay {
-  float* sums;  // [B * Hq, query tiles, warps, a lane's float4s, lanes, 4]
-  int* turns;   // [B * Hq, query tiles, warps]: blocks that have added their part
-  int* ticket;  // the next piece of work
-};
-
-// What the backward pass needs of a query besides q and dout.
-struct Statistics {
-  float lse_log2;  // its log-sum-exp, as a power of two
-  float delta;     // out . dout
-};
 
 __device__ inline void wait_for_turn(const int* turn, int rank) {
   if (threadIdx.x % warp_width == 0) {
@@ -119,24 +107,5 @@ __device__ void finish(const float (&sum)[N][4], bf16* __restrict__ to, std::int
     }
   }
 }
-
-// All that a backward pass over keys is given.
-struct Backward {
-  Heads<const bf16> q;
-  Heads<const bf16> k;
-  Heads<const bf16> v;
-  Heads<const bf16> dout;
-  const Statistics* statistics;  // [B, Hq, N]
-  Heads<bf16> dq;
-  Heads<bf16> dk;
-  Heads<bf16> dv;
-  Relay relay;
-  int num_key_heads;
-  Sizes s;
-};
-
-// The same on Hopper's own matrix units (flash_backward_hopper.cu); false, with nothing launched, where it cannot run.
-template <int Width>
-bool backward_on_hopper(const Context& ctx, const Backward& a, std::int64_t num_blocks);
 
 }  // namespace photon::cuda::flash

@@ -18,12 +18,11 @@ std::int64_t scratch_bytes(const ScratchLimits& l) {
   // A caller that names only the rows gets room for the widest heads, and for streams of one tile.
   const std::int64_t width = l.attention_width > 0 ? l.attention_width : 128;
   if (l.dtype == DType::bf16 && flash_width(width) && l.attention_rows > 0) {
-    const std::int64_t streams =
-        l.attention_streams > 0 ? l.attention_streams : l.attention_rows / flash_query_tile + 1;
-    const std::int64_t tiles = l.attention_rows / flash_query_tile + streams;  // the last one of each whole
-    attention = Arena::footprint(DType::f32, 2 * l.attention_rows) +
-                Arena::footprint(DType::f32, tiles * flash_query_tile * width) +
-                Arena::footprint(DType::i32, tiles * flash_turns + 1);
+    const std::int64_t tile = flash_query_tile(width);
+    const std::int64_t streams = l.attention_streams > 0 ? l.attention_streams : l.attention_rows / 64 + 1;
+    const std::int64_t rows = (l.attention_rows / tile + streams) * tile;  // the last tile of each stream whole
+    attention = Arena::footprint(DType::f32, rows * 2) + Arena::footprint(DType::f32, rows * width) +
+                Arena::footprint(DType::i32, rows / 64 * flash_turns + 1);
   }
   bytes = std::max(bytes, attention);
   if (l.dtype == DType::bf16 && l.cache_capacity > 0) {

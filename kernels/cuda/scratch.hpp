@@ -37,8 +37,11 @@ inline constexpr std::int64_t square_sum_blocks = 1056;
 inline bool flash_width(std::int64_t head_width) {
   return head_width == 64 || head_width == 128;
 }
-inline constexpr std::int64_t flash_query_tile = 64;
-inline constexpr std::int64_t flash_turns = 8;  // counters a tile
+// Queries at a time.
+constexpr std::int64_t flash_query_tile(std::int64_t head_width) {
+  return head_width == 64 ? 128 : 64;
+}
+inline constexpr std::int64_t flash_turns = 8;  // counters for 64 queries
 
 // Positions of a cache that are swept before their result is merged into the row's; and how many (row, key head, tile
 // of queries) there must be for a block to sweep all of one's chunks: 4 a multiprocessor of an H100, everywhere.

@@ -40,4 +40,35 @@ __device__ inline void copy(unsigned to, const CUtensorMap& map, int column, int
       : "memory");
 }
 
+// Queues the copy of `bytes` bytes from global memory, both 16-byte aligned.
+__device__ inline void copy_bytes(unsigned to, const void* from, int bytes, unsigned barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+// Queues the copy of `bytes` bytes to global memory, or their addition as floats to what is there.
+__device__ inline void store_bytes(void* to, unsigned from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes)
+               : "memory");
+}
+__device__ inline void add_floats(float* to, unsigned from, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
+               : "memory");
+}
+__device__ inline void commit_stores() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until the calling thread's stores have read shared memory; until they have been made.
+__device__ inline void wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+__device__ inline void wait_stored() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+// Between ordinary accesses of global memory and those of the copy engine.
+__device__ inline void order_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
 }  // namespace photon::cuda::tma

@@ -19,6 +19,21 @@ __device__ inline std::uint64_t descriptor(unsigned address, int panel_stride = 
          std::uint64_t{group_bytes >> 4} << 32 | std::uint64_t{1} << 62;
 }
 
+// The same, further on in the tile.
+__device__ inline std::uint64_t advance(std::uint64_t descriptor, int bytes) {
+  return descriptor + static_cast<unsigned>(bytes >> 4);
+}
+
+// Registers a thread of this warpgroup may use from here on; all its warps call it.
+template <int Registers>
+__device__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+template <int Registers>
+__device__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+
 // Shared memory written by ordinary stores or copies may be read by products after this and a barrier.
 __device__ inline void publish() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

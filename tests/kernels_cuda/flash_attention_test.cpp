@@ -59,13 +59,14 @@ class FlashAttention : public OnDevice {
 INSTANTIATE_TEST_SUITE_P(, FlashAttention, ::testing::Values(DType::bf16), dtype_name);
 
 TEST_P(FlashAttention, MatchesDoublePrecision) {
-  for (const Case c :
-       {Case{1, 1, 1, 1, 128, 0}, Case{1, 1, 2, 1, 64, 0}, Case{2, 63, 2, 2, 64, 0}, Case{1, 64, 3, 1, 128, 0},
-        Case{2, 65, 2, 2, 128, 0}, Case{1, 127, 2, 1, 64, 0}, Case{3, 129, 12, 4, 64, 0}, Case{1, 129, 12, 4, 128, 0},
-        Case{1, 1000, 2, 2, 128, 0}, Case{1, 1000, 3, 1, 64, 0}, Case{2, 129, 2, 1, 128, 1}, Case{1, 200, 2, 2, 64, 1},
-        Case{2, 300, 2, 2, 128, 5}, Case{1, 513, 4, 2, 64, 64}, Case{1, 513, 2, 1, 128, 64},
-        Case{1, 1000, 4, 2, 128, 100}, Case{1, 1000, 2, 2, 64, 100}, Case{1, 700, 1, 1, 128, 699},
-        Case{1, 130, 1, 1, 64, 5000}}) {
+  for (const Case c : {Case{1, 1, 1, 1, 128, 0},      Case{1, 1, 2, 1, 64, 0},      Case{2, 63, 2, 2, 64, 0},
+                       Case{1, 64, 3, 1, 128, 0},     Case{2, 65, 2, 2, 128, 0},    Case{1, 127, 2, 1, 64, 0},
+                       Case{3, 129, 12, 4, 64, 0},    Case{1, 129, 12, 4, 128, 0},  Case{1, 1000, 2, 2, 128, 0},
+                       Case{1, 1000, 3, 1, 64, 0},    Case{2, 129, 2, 1, 128, 1},   Case{1, 200, 2, 2, 64, 1},
+                       Case{2, 300, 2, 2, 128, 5},    Case{1, 513, 4, 2, 64, 64},   Case{1, 513, 2, 1, 128, 64},
+                       Case{1, 1000, 4, 2, 128, 100}, Case{1, 1000, 2, 2, 64, 100}, Case{1, 700, 1, 1, 128, 699},
+                       Case{1, 130, 1, 1, 64, 5000},  Case{2, 257, 9, 9, 128, 40},  Case{3, 200, 12, 6, 64, 0},
+                       Case{2, 385, 18, 9, 128, 0},   Case{1, 777, 6, 2, 128, 190}, Case{1, 641, 1, 1, 64, 400}}) {
     SCOPED_TRACE(::testing::Message() << c);
     const Fused f{c};
     const Pair qkv = random_pair(GetParam(), f.shape(), 1);
@@ -113,7 +114,8 @@ TEST_P(FlashAttention, WithoutLogSums) {
 }
 
 TEST_P(FlashAttention, RepeatsToTheBit) {
-  for (const Case c : {Case{2, 1000, 6, 2, 128, 0}, Case{2, 1000, 6, 6, 64, 0}, Case{1, 2000, 4, 4, 128, 300}}) {
+  for (const Case c : {Case{2, 1000, 6, 2, 128, 0}, Case{2, 1000, 6, 6, 64, 0}, Case{1, 2000, 4, 4, 128, 300},
+                       Case{1, 3000, 18, 6, 128, 0}}) {
     SCOPED_TRACE(::testing::Message() << c);
     const Fused f{c};
     const Pair qkv = random_pair(GetParam(), f.shape(), 3);

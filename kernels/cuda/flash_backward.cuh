@@ -1,0 +1,42 @@
+// What the bodies of stream attention's backward pass are given.
+#pragma once
+
+#include "kernels/cuda/flash.cuh"
+
+namespace photon::cuda::flash {
+
+// How dq goes from block to block.
+struct Relay {
+  float* sums;  // [B * Hq, query tiles, warps, a lane's float4s, lanes, 4]
+  int* turns;   // [B * Hq, query tiles, parts that are handed on by themselves]: blocks that have added theirs
+  int* ticket;  // the next piece of work
+};
+
+// What the backward pass needs of a query besides q and dout.
+struct Statistics {
+  float lse_log2;  // its log-sum-exp, as a power of two
+  float delta;     // out . dout
+};
+
+// All that a backward pass over keys is given.
+struct Backward {
+  Heads<const bf16> q;
+  Heads<const bf16> k;
+  Heads<const bf16> v;
+  Heads<const bf16> dout;
+  const Statistics* statistics;  // [B, Hq, padded], zeros from N on
+  Heads<bf16> dq;
+  Heads<bf16> dk;
+  Heads<bf16> dv;
+  Relay relay;
+  int num_key_heads;
+  int padded;  // N, up to whole tiles of queries
+  Sizes s;
+};
+
+// The same on Hopper's own matrix units (flash_backward_hopper.cu); false, with nothing launched, where it cannot run.
+template <int Width>
+bool backward_on_hopper(const Context& ctx, const Backward& a, const ConstTensorView& q, const ConstTensorView& k,
+                        const ConstTensorView& v, const ConstTensorView& dout);
+
+}  // namespace photon::cuda::flash
