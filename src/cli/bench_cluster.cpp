@@ -15,10 +15,12 @@ namespace photon::cli {
 namespace {
 
 constexpr const char* description =
-    "Measures this machine and prints it as a cluster file for photon plan, whose predictions then are of runs here on "
-    "CPUs:\n"
-    "the rate of matrix products, what training the model of --config makes of it, copies, and messages. All ranks\n"
-    "measure at once; start as many as the run will have, under mpirun or srun.";
+    "Measures this machine and prints it as a cluster file for photon plan, whose predictions then are of runs "
+    "here:\n"
+    "the rate of matrix products, what training the model of --config makes of it in microbatches of\n"
+    "parallel.microbatch_size, copies, and messages; on CPUs, or with train.device cuda on GPUs. All ranks measure at "
+    "once;\n"
+    "start as many as the run will have, under mpirun or srun.";
 
 constexpr const char* examples =
     "Example:\n"

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <vector>
 
 #include "comm/bandwidth.hpp"
+#include "model/compute.hpp"
 #include "support/error.hpp"
+#include "tensor/buffer.hpp"
 #include "train/memory_plan.hpp"
 #include "train/throughput.hpp"
 
@@ -14,30 +15,42 @@ namespace photon {
 namespace {
 
 // Bytes a second that copies of large buffers read and write: the best of a few.
-double copy_bandwidth() {
+double copy_bandwidth(Space space) {
   using Clock = std::chrono::steady_clock;
-  const std::vector<char> from(std::size_t{64} << 20, 1);
-  std::vector<char> to(from.size());
+  const std::int64_t bytes = std::int64_t{space == Space::device ? 2048 : 64} << 20;
+  const Tensor from(space, DType::u8, {bytes}, "a copy");
+  const Tensor to(space, DType::u8, {bytes}, "a copy");
+  const Compute compute(space, Numerics::tuned);
   double best = 0;
   for (int repeat = 0; repeat < 6; ++repeat) {
     const auto begin = Clock::now();
-    std::memcpy(to.data(), from.data(), from.size());
+    copy(compute.context().stream, from, to.view());
+    compute.synchronize();
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    best = std::max(best, 2 * static_cast<double>(from.size()) / seconds);
+    best = std::max(best, 2 * static_cast<double>(bytes) / seconds);
   }
   return best;
 }
 
-LinkConfig measure_link(Communicator& all) {
+LinkConfig measure_link(World& world, Space space) {
+  const bool gpus = space == Space::device;
   constexpr std::int64_t small = 1024;
-  constexpr std::int64_t large = std::int64_t{4} << 20;
+  const std::int64_t large = std::int64_t{gpus ? 64 : 4} << 20;
   BandwidthOptions options;
+  options.space = space;
   options.operations = {"send_receive"};
   options.min_bytes = small;
   options.max_bytes = large;
   options.factor = large / small;
+  const Compute compute(space, Numerics::tuned);
+  Communicator group = world.all().split(0, "links");
+  if (gpus) {
+    std::vector<Route> routes;
+    for (int r = 0; r < world.size(); ++r) routes.push_back({r, (r + 1) % world.size()});
+    group.use_device(compute.context().stream, routes);
+  }
   LinkConfig link;
-  measure_bandwidth(all, options, [&](const Bandwidth& figure) {
+  measure_bandwidth(group, options, [&](const Bandwidth& figure) {
     if (figure.bytes > small) {
       link.bandwidth = figure.bus_bandwidth / 1e9;
     } else {
@@ -60,23 +73,28 @@ ClusterConfig measure_cluster(World& world, const RunConfig& config, std::int64_
   const auto mean = [&](double value) {
     return all.all_reduce(value, Reduction::sum) / static_cast<double>(all.size());
   };
+  const TrainPlace place = train_place(config.train);
+  const bool gpus = place.space == Space::device;
+  if (gpus && world.size() > 1) world.use_gpu();
   ClusterConfig cluster;
   cluster.nodes = world.size() / most;
   cluster.devices_per_node = most;
-  cluster.memory = static_cast<double>(all.all_reduce(available_host_bytes() / most, Reduction::min)) / 0x1p30;
-  cluster.memory_bandwidth = mean(copy_bandwidth()) / 1e9;
+  const std::int64_t available = gpus ? available_bytes(place) : available_host_bytes() / most;
+  cluster.memory = static_cast<double>(all.all_reduce(available, Reduction::min)) / 0x1p30;
+  cluster.memory_bandwidth = mean(copy_bandwidth(place.space)) / 1e9;
 
   RunConfig alone = config;
   alone.train.batch_size = std::max<std::int64_t>(config.parallel.microbatch_size, 1);
   alone.parallel = {};
   all.barrier();
   const Throughput throughput = measure_training(alone, 1, steps);
-  cluster.matrix_rate.fp32 = mean(throughput.matrix_gflops) / 1e3;
+  const double matrix_gflops = mean(throughput.matrix_gflops);
+  (place.dtype == DType::bf16 ? cluster.matrix_rate.bf16 : cluster.matrix_rate.fp32) = matrix_gflops / 1e3;
   // Of the passes alone: the prediction counts the optimizer and the sums by themselves.
   const double pass_gflops = throughput.model_gflops * throughput.median_seconds / throughput.median_pass_seconds;
-  cluster.efficiency = std::min(1.0, mean(pass_gflops) / mean(throughput.matrix_gflops));
+  cluster.efficiency = std::min(1.0, mean(pass_gflops) / matrix_gflops);
   if (world.size() > 1) {
-    cluster.link_within_node = measure_link(all);
+    cluster.link_within_node = measure_link(world, place.space);
     if (cluster.nodes > 1) cluster.link_between_nodes = cluster.link_within_node;
   }
   return cluster;
@@ -86,11 +104,12 @@ std::string to_yaml(const ClusterConfig& cluster) {
   const auto link = [](const char* name, const LinkConfig& l) {
     return fmt::format("{}:\n  bandwidth: {:.4g}\n  latency: {:.4g}\n", name, l.bandwidth, l.latency);
   };
+  const bool in_bf16 = cluster.matrix_rate.bf16 > 0;
   std::string text = fmt::format(
-      "nodes: {}\ndevices_per_node: {}\nmemory: {:.2f}\nmatrix_rate:\n  fp32: {:.4g}\nefficiency: {:.3f}\n"
+      "nodes: {}\ndevices_per_node: {}\nmemory: {:.2f}\nmatrix_rate:\n  {}: {:.4g}\nefficiency: {:.4g}\n"
       "memory_bandwidth: {:.4g}\n",
-      cluster.nodes, cluster.devices_per_node, cluster.memory, cluster.matrix_rate.fp32, cluster.efficiency,
-      cluster.memory_bandwidth);
+      cluster.nodes, cluster.devices_per_node, cluster.memory, in_bf16 ? "bf16" : "fp32",
+      in_bf16 ? cluster.matrix_rate.bf16 : cluster.matrix_rate.fp32, cluster.efficiency, cluster.memory_bandwidth);
   if (cluster.num_devices() > 1) text += link("link_within_node", cluster.link_within_node);
   if (cluster.nodes > 1) text += link("link_between_nodes", cluster.link_between_nodes);
   return text;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -35,23 +36,6 @@ double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
-// The best of a few square products.
-double measure_matrix_gflops(const Context& ctx) {
-  constexpr std::int64_t n = 1024;
-  Tensor x(Space::host, DType::f32, {n, n});
-  Tensor w(Space::host, DType::f32, {n, n});
-  Tensor y(Space::host, DType::f32, {n, n});
-  std::fill_n(x.host<float>(), n * n, 0.5F);
-  std::fill_n(w.host<float>(), n * n, 0.25F);
-  double best = 0;
-  for (int repeat = 0; repeat < 8; ++repeat) {
-    const auto begin = Clock::now();
-    linear_forward(ctx, x, w, y);
-    best = std::max(best, 2.0 * n * n * n / seconds_since(begin) / 1e9);
-  }
-  return best;
 }
 
 // Points between the phases of a step, in the time of the device where there is one.
@@ -101,6 +85,38 @@ std::int64_t microbatch_of(const RunConfig& config, const TrainPlace& place, std
 
 }  // namespace
 
+double measure_matrix_gflops(const Context& ctx, DType dtype) {
+  const bool on_device = ctx.space == Space::device;
+  const std::int64_t n = on_device ? 8192 : 1024;
+  const Tensor x(ctx.space, dtype, {n, n}, "a matrix product");
+  const Tensor w(ctx.space, dtype, {n, n}, "a matrix product");
+  const Tensor y(ctx.space, dtype, {n, n}, "a matrix product");
+  // Random values: how many bits change decides a GPU's clock.
+  for (const Tensor* operand : {&x, &w}) {
+    const Tensor values(Space::host, dtype, {n, n}, "a matrix product");
+    for (std::int64_t i = 0; i < n * n; ++i) {
+      const auto value = static_cast<float>(random_uniform(1, 2, static_cast<std::uint64_t>(i)) - 0.5);
+      if (dtype == DType::f32) {
+        values.host<float>()[i] = value;
+      } else {
+        values.host<bfloat16>()[i].bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16);
+      }
+    }
+    copy(values, operand->view());
+  }
+  linear_forward(ctx, x, w, y.view());  // chooses an algorithm
+  double best = 0;
+  for (int repeat = 0; repeat < 8; ++repeat) {
+    if (on_device) device::synchronize(ctx.stream);
+    const auto begin = Clock::now();
+    linear_forward(ctx, x, w, y.view());
+    if (on_device) device::synchronize(ctx.stream);
+    const auto n_double = static_cast<double>(n);
+    best = std::max(best, 2 * n_double * n_double * n_double / seconds_since(begin) / 1e9);
+  }
+  return best;
+}
+
 DevicePeak device_peak(const std::string& device, Precision precision) {
   // Vendors' data sheets, dense products. A card's name tells its form: HBM3 is the SXM module.
   constexpr const char* h100 = "NVIDIA H100 SXM data sheet, dense";
@@ -136,17 +152,12 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
   require_fit(plan, available, micro, place);
   result.microbatch = micro;
   result.arena_bytes = plan.arena;
-  if (on_device) {
-    result.device = device::name(0);
-  } else {
-    Context host;
-    host.numerics = numerics;
-    result.matrix_gflops = measure_matrix_gflops(host);
-  }
+  if (on_device) result.device = device::name(0);
 
   const Compute compute(place.space, numerics,
                         training_scratch_bytes(config.model, micro, train.sequence_length, place.dtype));
   const Context& ctx = compute.context();
+  result.matrix_gflops = measure_matrix_gflops(ctx, place.dtype);
   const auto model = make_model(config.model, place.space, 0, place.dtype);
   model->set_pass_options(pass_options(config.parallel));
   initialize(model->parameters(), train.seed);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/run_config.hpp"
+#include "tensor/context.hpp"
 
 namespace photon {
 
@@ -37,6 +38,9 @@ struct DevicePeak {
   const char* source = "";
 };
 DevicePeak device_peak(const std::string& device, Precision precision);
+
+// What one large matrix product reaches, the best of a few, in units of 1e9 FLOPs a second.
+double measure_matrix_gflops(const Context& ctx, DType dtype);
 
 // `warmup` and then `steps` whole steps (forward, backward, norm, AdamW) of train.batch_size sequences in microbatches
 // of parallel.microbatch_size (0: chosen by the memory on a GPU, else one microbatch), on train.device in
