@@ -53,6 +53,12 @@ void layer(Meter& meter, const Widths& w, AttentionKind kind, const StackShape& 
   if (kind == AttentionKind::stream) meter.floats(shape.sequences * w.heads * shape.positions);
 }
 
+// Stack::attention_operands.
+void attention_operands(Meter& meter, const Widths& w, const StackShape& shape, bool trimmed) {
+  meter.activations(shape.rows() * (trimmed ? w.kv : w.d + w.kv));
+  if (trimmed) meter.activations(shape.output_rows() * w.d);
+}
+
 // Stack::row_positions_of, which attention inside groups does without.
 void positions(Meter& meter, AttentionKind kind, const StackShape& shape) {
   if (kind == AttentionKind::group) return;
@@ -78,7 +84,8 @@ std::int64_t weight_bytes(std::int64_t elements, std::int64_t element) {
 }
 
 PassOptions pass_options(const ParallelConfig& parallel) {
-  return {.recompute = parallel.recompute == Recompute::layers};
+  return {.recompute = parallel.recompute == Recompute::layers,
+          .split_backward = parallel.split_backward == SplitBackward::on};
 }
 
 std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size) {
@@ -101,6 +108,22 @@ std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, 
   if (!part.ends()) return meter.peak();
   meter.activations(shape.output_rows() * w.d);
   meter.floats(shape.output_rows());
+  return meter.peak();
+}
+
+std::int64_t stack_operand_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+                                 const StackShape& shape, std::int64_t element) {
+  Meter meter(element);
+  const Widths w = widths(stack, width);
+  const std::int64_t n = shape.rows();
+  for (std::int64_t i = part.begin; i < part.end; ++i) {
+    const bool trimmed = i + 1 == part.of && shape.trimmed();
+    const std::int64_t m = trimmed ? shape.output_rows() : n;
+    attention_operands(meter, w, shape, trimmed);
+    meter.activations(m * w.d);
+    meter.activations(m * w.f);
+    meter.activations(m * w.d);
+  }
   return meter.peak();
 }
 
@@ -137,10 +160,12 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackP
   const std::int64_t n = shape.rows();
   const std::int64_t m = shape.output_rows();
   meter.activations(n * w.d);
-  meter.activations(n * w.d);
-  meter.activations(n * w.f);
+  if (!options.split_backward) {
+    meter.activations(n * w.d);
+    meter.activations(n * w.f);
+  }
   positions(meter, kind, shape);
-  if (shape.trimmed()) meter.activations(m * w.d);
+  if (!options.split_backward && shape.trimmed()) meter.activations(m * w.d);
   const std::int64_t base = meter.used();
   for (std::int64_t i = part.begin; i < part.end; ++i) {
     const bool trimmed = i + 1 == part.of && shape.trimmed();
@@ -149,11 +174,8 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackP
       if (trimmed) gather_rows(meter, w, shape);
     }
     meter.activations((trimmed ? m : n) * w.d);
-    meter.activations(n * (trimmed ? w.kv : w.d + w.kv));
-    if (trimmed) {
-      meter.activations(m * w.d);
-      meter.activations(m * w.d);
-    }
+    if (!options.split_backward) attention_operands(meter, w, shape, trimmed);
+    if (trimmed) gather_rows(meter, w, shape);
     meter.rewind(base);
   }
   return meter.peak();
@@ -205,6 +227,7 @@ std::int64_t vanilla_stage_bytes(const ModelConfig& config, const LayerRange& la
   saved_stack(meter, config.stack, part, config.dim, AttentionKind::stream, shape, element, options);
   meter.activations(n * config.dim);  // gradient of the output
   meter.activations(n * config.dim);  // gradient of the input
+  if (options.split_backward) meter.take(stack_operand_bytes(config.stack, part, config.dim, shape, element));
   meter.touch(
       stack_backward_scratch_bytes(config.stack, part, config.dim, AttentionKind::stream, shape, element, options));
   return meter.peak();
@@ -293,14 +316,23 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
   }
   streams(false);
   streams(true);
+  for (std::int64_t l = 1; options.split_backward && l <= num_levels; ++l) {
+    const StackPart& e = part.encoder(l);
+    const StackPart& d = part.decoder(l);
+    const std::int64_t below = config.width(l - 1);
+    if (e.starts()) state(l);                                               // dA(l)
+    if (d.starts()) meter.activations(units(l) * level(l).prefix * below);  // dU(l)
+    meter.take(stack_operand_bytes(level(l).encoder, e, config.width(l), encoder_shape(l), element));
+    meter.take(stack_operand_bytes(level(l).decoder, d, below, decoder_shape(l), element));
+  }
   const std::int64_t base = meter.used();
   for (std::int64_t l = 1; l <= num_levels; ++l) {
     const StackPart& d = part.decoder(l);
     if (d.empty()) continue;
     const StackShape shape = decoder_shape(l);
     if (d.starts()) {
-      meter.activations(shape.rows() * config.width(l - 1));                // gradient of the decoder rows
-      meter.activations(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
+      meter.activations(shape.rows() * config.width(l - 1));  // gradient of the decoder rows
+      if (!options.split_backward) meter.activations(units(l) * level(l).prefix * config.width(l - 1));  // dU(l)
     }
     meter.touch(stack_backward_scratch_bytes(level(l).decoder, d, config.width(l - 1), AttentionKind::group, shape,
                                              element, options));
@@ -309,7 +341,7 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
   for (std::int64_t l = num_levels; l >= 1; --l) {
     const StackPart& e = part.encoder(l);
     if (e.empty()) continue;
-    if (e.starts()) state(l);  // dA(l)
+    if (e.starts() && !options.split_backward) state(l);  // dA(l)
     meter.touch(stack_backward_scratch_bytes(level(l).encoder, e, config.width(l), AttentionKind::stream,
                                              encoder_shape(l), element, options));
     meter.rewind(base);

@@ -40,10 +40,13 @@ std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size);
 struct PassOptions {
   // Each layer's input alone: the backward runs the layer's forward again before it goes through it.
   bool recompute = false;
+  // The backward leaves the weight gradients of linear layers to a part of its own, which may come later: what their
+  // products read is kept until then.
+  bool split_backward = false;
 
   bool operator==(const PassOptions&) const = default;
 };
-// By the configuration's word; `auto` is `none` until somebody chooses.
+// By the configuration's words; `auto` is `none`, and `off`, until somebody chooses.
 PassOptions pass_options(const ParallelConfig& parallel);
 
 // Of the layers of `part`; the whole stack by default.
@@ -53,6 +56,9 @@ std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, Att
 std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width, AttentionKind kind,
                                const StackShape& shape, std::int64_t element = f32_bytes,
                                const PassOptions& options = {});
+// What a split backward keeps besides (Stack::keep_operands).
+std::int64_t stack_operand_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
+                                 const StackShape& shape, std::int64_t element = f32_bytes);
 std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, const StackPart& part, std::int64_t width,
                                          AttentionKind kind, const StackShape& shape, std::int64_t element = f32_bytes,
                                          const PassOptions& options = {});

@@ -24,6 +24,10 @@ std::vector<double> layer_flops(const ModelConfig& config, std::int64_t tokens);
 // last product, chunkers, converters and the head.
 std::vector<double> recompute_flops(const ModelConfig& config, std::int64_t tokens);
 
+// What the weight gradients of linear layers take, which a split backward computes in a part of its own: likewise by
+// layer, chunkers and converters with the first one of their stack, the head not (its gradients are one op).
+std::vector<double> weight_gradient_flops(const ModelConfig& config, std::int64_t tokens);
+
 // Forward and backward of one sequence: three times the forward. Recomputation does not count: it is no part of the
 // model.
 double training_flops(const ModelConfig& config, std::int64_t tokens);

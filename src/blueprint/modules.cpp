@@ -111,8 +111,8 @@ std::vector<std::string> part_names(const ModelConfig& config, const LayerRange&
   return names;
 }
 
-const char* embedding_name(const ModelConfig& config) {
-  return config.type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight";
+const char* embedding_name(ModelType type) {
+  return type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight";
 }
 
 std::int64_t module_of_parameter(const ModelConfig& config, const std::string& name) {

@@ -79,7 +79,10 @@ std::vector<std::string> part_names(const ModelConfig& config, const LayerRange&
 // head; every other tensor to one layer.
 std::vector<ParameterSpec> hosted_parameters(const ModelConfig& config, const LayerRange& layers);
 // The embedding's name.
-const char* embedding_name(const ModelConfig& config);
+const char* embedding_name(ModelType type);
+inline const char* embedding_name(const ModelConfig& config) {
+  return embedding_name(config.type);
+}
 // The module in whose backward pass a tensor's gradient becomes complete; the embedding's where one part holds the
 // whole chain.
 std::int64_t module_of_parameter(const ModelConfig& config, const std::string& name);

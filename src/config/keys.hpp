@@ -78,6 +78,10 @@ struct Words<Device> {
   static constexpr std::array values{"auto", "cpu", "cuda"};
 };
 template <>
+struct Words<SplitBackward> {
+  static constexpr std::array values{"auto", "on", "off"};
+};
+template <>
 struct Words<Recompute> {
   static constexpr std::array values{"auto", "none", "layers"};
 };
@@ -271,6 +275,12 @@ void describe_parallel(Visitor& v, Parallel& c) {
                "activations: `none` keeps them all from the forward to the backward, `layers` keeps each layer's input "
                "and computes the rest again, to the same bits; `auto`: `layers` where `none` does not fit the memory"),
            c.recompute);
+  v.scalar(
+      Key("split_backward", "",
+          "pipelines: `on` passes a microbatch's gradients to the stage before, and computes those of weights later, "
+          "where the stage would wait, to the same bits; it keeps more activations and excludes "
+          "`recompute: layers`; `auto`: where that is predicted to be faster and fits the memory"),
+      c.split_backward);
   const auto deadline = [&](const char* name, const char* help, auto& value) {
     v.scalar(Key(name, "s", help).at_least(1).at_most(1 << 20), value);
   };

@@ -179,6 +179,10 @@ const char* name_of(Precision precision) {
   return config::Words<Precision>::values[static_cast<std::size_t>(precision)];
 }
 
+const char* name_of(SplitBackward split) {
+  return config::Words<SplitBackward>::values[static_cast<std::size_t>(split)];
+}
+
 const char* name_of(Recompute recompute) {
   return config::Words<Recompute>::values[static_cast<std::size_t>(recompute)];
 }

@@ -30,6 +30,7 @@ enum class RecDistance { cosine, smooth_l1, mse };
 enum class Precision { fp32, bf16, fp8 };
 enum class Device { automatic, cpu, cuda };
 enum class Recompute { automatic, none, layers };
+enum class SplitBackward { automatic, on, off };
 
 struct TrainConfig {
   std::int64_t steps = 1000;
@@ -71,6 +72,9 @@ struct ParallelConfig {
   std::int64_t zero = 0;             // 1: ranks that hold the same tensors share the optimizer's moments
   // What the backward computes again instead of keeping it; automatic: layers where keeping it does not fit.
   Recompute recompute = Recompute::automatic;
+  // Whether stages pass gradients on before they compute those of their weights; automatic: where that is predicted to
+  // be faster and fits.
+  SplitBackward split_backward = SplitBackward::automatic;
   // How long a rank waits for others before it gives up, seconds.
   std::int64_t setup_deadline = 900;
   std::int64_t step_deadline = 900;  // a step, or an evaluation
@@ -92,6 +96,7 @@ struct RunConfig {
 const char* name_of(Device device);
 const char* name_of(Precision precision);  // "fp32", "bf16", "fp8"
 const char* name_of(Recompute recompute);  // "auto", "none", "layers"
+const char* name_of(SplitBackward split);  // "auto", "on", "off"
 
 // Reads `file` (YAML), applies `overrides` ("train.steps=10") in order, resolves presets and defaults, validates.
 // Errors: InputError with the file, the line where known, the key, and for an unknown key the nearest known one.

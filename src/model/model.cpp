@@ -42,6 +42,11 @@ Model::Model(const ModelConfig& config, Space space, DType dtype)
   parameters_.make_working_copy(dtype);
 }
 
+void Model::set_pass_options(const PassOptions& options) {
+  PHOTON_EXPECT(!options.split_backward, "a model's backward is one piece: that of a part can be split (ModelPart)");
+  options_ = options;
+}
+
 TensorView Model::head_weight() const {
   if (!config_.tie_embeddings) return parameters_.working_view("lm_head.weight");
   return parameters_.working_view(config_.type == ModelType::vanilla ? "model.embed_tokens.weight" : "embed.weight");

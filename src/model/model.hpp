@@ -9,6 +9,7 @@
 
 #include "blueprint/activations.hpp"
 #include "config/model_config.hpp"
+#include "kernels/linear.hpp"
 #include "model/parameters.hpp"
 #include "tensor/context.hpp"
 
@@ -64,16 +65,18 @@ class Model {
   DType dtype() const { return dtype_; }  // of activations, caches and the weights that ops read: f32, or bf16
 
   // What forward_backward() keeps between its forward and its backward.
-  void set_pass_options(const PassOptions& options) { options_ = options; }
+  void set_pass_options(const PassOptions& options);
 
   // Where forward_backward() adds its sums from now on (GatheredLosses::view()), returning 0 in their place and waiting
   // for no device; empty: nowhere.
   void gather_losses_in(const TensorView& sums) { gathered_ = sums; }
 
   // Adds the gradients of the scaled loss to `gradients` and returns the unscaled sums. The counts of a batch are known
-  // before: count_tokens() and unpadded_units().
+  // before: count_tokens() and unpadded_units(). Write::replace, for the first batch behind begin_gradients(), replaces
+  // the gradients of linear layers, whatever they held.
   virtual LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
-                                    const RecLossOptions& rec, Parameters& gradients) = 0;
+                                    const RecLossOptions& rec, Parameters& gradients,
+                                    Write write = Write::accumulate) = 0;
 
   // The same sums without gradients; token_loss [B, T] f32 (0 where masked) and argmax [B, T] i32 are filled unless
   // empty.

@@ -26,6 +26,10 @@ class PhotonPart : public ModelPart {
                     const LossScales& scales, const RecLossOptions& rec) override {
     return stage_.backward_module(ctx, arena, weights_, stage_.bind(gradients), pass, module, scales, rec);
   }
+  void backward_weights(const Context& ctx, Arena& arena, Parameters& gradients, const StagePass& pass,
+                        std::int64_t module) override {
+    stage_.backward_weights(ctx, arena, weights_, stage_.bind(gradients), pass, module);
+  }
   LossSums losses(const Context& ctx, Arena& arena, const StagePass& pass, const RecLossOptions& rec) const override {
     return stage_.losses(ctx, arena, weights_, pass, rec);
   }
@@ -57,6 +61,10 @@ class VanillaPart : public ModelPart {
   LossSums backward(const Context& ctx, Arena& arena, Parameters& gradients, StagePass& pass, std::int64_t,
                     const LossScales& scales, const RecLossOptions&) override {
     return stage_.backward(ctx, arena, weights_, stage_.bind(gradients), pass, scales);
+  }
+  void backward_weights(const Context& ctx, Arena& arena, Parameters& gradients, const StagePass& pass,
+                        std::int64_t) override {
+    stage_.backward_weights(ctx, arena, weights_, stage_.bind(gradients), pass);
   }
   LossSums losses(const Context& ctx, Arena&, const StagePass& pass, const RecLossOptions&) const override {
     return stage_.losses(ctx, weights_, pass);

@@ -19,6 +19,9 @@ class ModelPart {
   // Of the hosted layers of one module; modules in descending order. `gradients` are laid out as the weights.
   virtual LossSums backward(const Context& ctx, Arena& arena, Parameters& gradients, StagePass& pass,
                             std::int64_t module, const LossScales& scales, const RecLossOptions& rec) = 0;
+  // With options.split_backward: what backward() left of a module, at any time behind it.
+  virtual void backward_weights(const Context& ctx, Arena& arena, Parameters& gradients, const StagePass& pass,
+                                std::int64_t module) = 0;
   virtual LossSums losses(const Context& ctx, Arena& arena, const StagePass& pass, const RecLossOptions& rec) const = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "blueprint/modules.hpp"
 #include "kernels/elementwise.hpp"
 #include "support/random.hpp"
 
@@ -68,6 +69,18 @@ TensorView Parameters::fused(const std::string& first, const std::string& last) 
   for (std::size_t i = index_.at(first); i <= index_.at(last); ++i) parts += specs_[i].numel();
   PHOTON_EXPECT(parts == count, "{} .. {} has gaps", first, last);
   return working().slice(0, a.offset, count).reshape({count / columns, columns});
+}
+
+bool only_added_to(const ParameterSpec& spec) {
+  if (spec.shape.size() == 1) return true;
+  return spec.name == "lm_head.weight" || spec.name == embedding_name(ModelType::photon) ||
+         spec.name == embedding_name(ModelType::vanilla);
+}
+
+void begin_gradients(const Context& ctx, const Parameters& gradients) {
+  for (const ParameterSpec& spec : gradients.specs()) {
+    if (only_added_to(spec)) fill(ctx, gradients.view(spec.name), 0.0F);
+  }
 }
 
 void initialize(Parameters& parameters, std::uint64_t seed) {

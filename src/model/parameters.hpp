@@ -9,6 +9,7 @@
 #include "blueprint/parameters.hpp"
 #include "config/model_config.hpp"
 #include "tensor/buffer.hpp"
+#include "tensor/context.hpp"
 
 namespace photon {
 
@@ -49,6 +50,12 @@ class Parameters {
   Tensor buffer_;
   Tensor working_;
 };
+
+// Gradients that passes only add to: of norms, the start latent, the embedding and the head. All others are those of
+// linear layers, which a pass with Write::replace writes whole.
+bool only_added_to(const ParameterSpec& spec);
+// Zeroes what the first pass of a step, which replaces the others, adds to.
+void begin_gradients(const Context& ctx, const Parameters& gradients);
 
 // Fresh weights by the specs' distributions; each value a function of (seed, name, element), computed on the host
 // wherever the parameters lie. The working copy follows.

@@ -24,7 +24,7 @@ PhotonModel::PhotonModel(const ModelConfig& config, Space space, DType dtype)
     : Model(config, space, dtype), stage_(config, all_layers(config), dtype), tensors_(bind(parameters_)) {}
 
 LossSums PhotonModel::forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
-                                       const RecLossOptions& rec, Parameters& gradients) {
+                                       const RecLossOptions& rec, Parameters& gradients, Write write) {
   ensure_arena(arena_, ctx.space,
                training_arena_bytes(config_, batch.tokens.size(0), batch.tokens.size(1), dtype_, options_),
                "training activations");
@@ -32,6 +32,7 @@ LossSums PhotonModel::forward_backward(const Context& ctx, const Batch& batch, c
   PhotonStage::Pass pass = stage_.begin(ctx, arena_, batch, all_groups(config_, batch));
   pass.options = options_;
   pass.losses = gathered_;
+  pass.write = write;
   stage_.forward(ctx, arena_, tensors_, pass);
   stage_.begin_backward(ctx, arena_, pass);
   return stage_.backward(ctx, arena_, tensors_, bind(gradients), pass, scales, rec);

@@ -138,6 +138,10 @@ Shape PhotonStage::state_shape(const GroupBatch& shape, std::int64_t l) const {
   return {shape.batch, shape.units(config_, l), config_.width(l)};
 }
 
+Shape PhotonStage::converted_shape(const GroupBatch& shape, std::int64_t l) const {
+  return {shape.batch * shape.units(config_, l), config_.levels[at(l - 1)].prefix * config_.width(l - 1)};
+}
+
 Shape PhotonStage::decoder_shape(const GroupBatch& shape, std::int64_t l) const {
   return {shape.batch * shape.units(config_, l), config_.decoder_positions(l), config_.width(l - 1)};
 }
@@ -247,6 +251,16 @@ void PhotonStage::begin_backward(const Context& ctx, Arena& arena, Pass& pass) c
   }
   if (pass.in) pass.din = floats(arena, pass.in.shape());
   if (pass.out) pass.dout = floats(arena, pass.out.shape());
+  if (!pass.options.split_backward) return;
+  pass.da.resize(at(num_levels_));
+  pass.du.resize(at(num_levels_));
+  for (std::int64_t l = 1; l <= num_levels_; ++l) {
+    const LevelModules& modules = levels_[at(l - 1)];
+    if (part_.encoder(l).starts()) pass.da[at(l - 1)] = floats(arena, state_shape(pass.shape, l));
+    if (part_.decoder(l).starts()) pass.du[at(l - 1)] = floats(arena, converted_shape(pass.shape, l));
+    if (!part_.encoder(l).empty()) modules.encoder.keep_operands(arena, pass.encoder_saved[at(l - 1)]);
+    if (!part_.decoder(l).empty()) modules.decoder.keep_operands(arena, pass.decoder_saved[at(l - 1)]);
+  }
 }
 
 LossSums PhotonStage::no_sums() const {
@@ -319,16 +333,18 @@ void PhotonStage::decoder_backward(const Context& ctx, Arena& arena, const Level
   const LevelConfig& c = config_.levels[at(l - 1)];
   const StackPart& part = part_.decoder(l);
   const Stack::Saved& saved = pass.decoder_saved[at(l - 1)];
+  const bool splits = pass.options.split_backward;
   const std::int64_t groups = saved.shape.sequences;
   const std::int64_t below = config_.width(l - 1);
   const TensorView d_in = part.starts() ? floats(arena, {groups, saved.shape.positions, below}) : pass.din;
-  const TensorView du = part.starts() ? floats(arena, {groups, c.prefix * below}) : TensorView();
+  TensorView du = splits ? pass.du[at(l - 1)] : TensorView();
+  if (part.starts() && !splits) du = floats(arena, converted_shape(pass.shape, l));
   level(l).decoder.backward(ctx, arena, weights.decoder, saved,
                             part.ends() ? pass.dy[at(l - 1)].reshape({groups, c.chunk, below}) : pass.dout, d_in,
-                            gradients.decoder);
+                            gradients.decoder, pass.write);
   if (!part.starts()) return;
   decoder_rows_backward(ctx, d_in, config_.level_lookback(l), du.split(1, c.prefix), pass.dx[at(l - 1)]);
-  linear_backward_weight(ctx, du, rows(pass.y[at(l)]), gradients.converter);
+  if (!splits) converter_weights(ctx, gradients, pass, du, l);
   linear_backward_input(ctx, du, weights.converter, rows(pass.dy[at(l)]));
 }
 
@@ -336,13 +352,42 @@ void PhotonStage::encoder_backward(const Context& ctx, Arena& arena, const Level
                                    const LevelTensors& gradients, Pass& pass, std::int64_t l) {
   const ArenaScope scope(arena);
   const StackPart& part = part_.encoder(l);
-  const TensorView da = part.starts() ? floats(arena, state_shape(pass.shape, l)) : pass.din;
+  const bool splits = pass.options.split_backward;
+  TensorView da = splits ? pass.da[at(l - 1)] : TensorView();
+  if (part.starts() && !splits) da = floats(arena, state_shape(pass.shape, l));
   level(l).encoder.backward(ctx, arena, weights.encoder, pass.encoder_saved[at(l - 1)],
-                            part.ends() ? pass.dx[at(l)] : pass.dout, da, gradients.encoder);
+                            part.ends() ? pass.dx[at(l)] : pass.dout, part.starts() ? da : pass.din, gradients.encoder,
+                            pass.write);
   if (!part.starts()) return;
+  if (!splits) chunker_weights(ctx, gradients, pass, da, l);
   const Shape chunks{rows(da).size(0), weights.chunker.size(1)};
-  linear_backward_weight(ctx, rows(da), pass.x[at(l - 1)].reshape(chunks), gradients.chunker);
   linear_backward_input(ctx, rows(da), weights.chunker, pass.dx[at(l - 1)].reshape(chunks), Write::accumulate);
+}
+
+void PhotonStage::converter_weights(const Context& ctx, const LevelTensors& gradients, const Pass& pass,
+                                    const TensorView& du, std::int64_t l) {
+  linear_backward_weight(ctx, du, rows(pass.y[at(l)]), gradients.converter, pass.write);
+}
+
+void PhotonStage::chunker_weights(const Context& ctx, const LevelTensors& gradients, const Pass& pass,
+                                  const TensorView& da, std::int64_t l) {
+  const Shape chunks{rows(da).size(0), gradients.chunker.size(1)};
+  linear_backward_weight(ctx, rows(da), pass.x[at(l - 1)].reshape(chunks), gradients.chunker, pass.write);
+}
+
+void PhotonStage::backward_weights(const Context& ctx, Arena& arena, const PhotonTensors& weights,
+                                   const PhotonTensors& gradients, const Pass& pass, std::int64_t module) {
+  const bool decodes = module >= num_levels_;
+  const std::int64_t l = decodes ? 2 * num_levels_ - module : module + 1;
+  const LevelTensors& w = weights.levels[at(l - 1)];
+  const LevelTensors& g = gradients.levels[at(l - 1)];
+  if (decodes) {
+    level(l).decoder.backward_weights(ctx, arena, w.decoder, pass.decoder_saved[at(l - 1)], g.decoder, pass.write);
+    if (part_.decoder(l).starts()) converter_weights(ctx, g, pass, pass.du[at(l - 1)], l);
+  } else {
+    level(l).encoder.backward_weights(ctx, arena, w.encoder, pass.encoder_saved[at(l - 1)], g.encoder, pass.write);
+    if (part_.encoder(l).starts()) chunker_weights(ctx, g, pass, pass.da[at(l - 1)], l);
+  }
 }
 
 LossSums PhotonStage::losses(const Context& ctx, Arena& arena, const PhotonTensors& weights, const Pass& pass,

@@ -76,12 +76,13 @@ BasicView<Const> rows(const BasicView<Const>& x) {
 // empty.
 struct StagePass {
   GroupBatch shape;
-  PassOptions options;        // as whoever began the pass wants it, before its forward
-  TensorView losses;          // where the backward adds its sums (GatheredLosses); empty: it returns them
-  PaddedTokens tokens;        // where tokens are embedded or predicted
-  TensorView inputs;          // vanilla: the tokens that its first layer reads, [B*T] i32
-  std::vector<TensorView> x;  // X(l) [B, M_l, D_l], l = 0 .. L
-  std::vector<TensorView> y;  // Y(l) likewise, l = 0 .. L-1, and c(L)
+  PassOptions options;              // as whoever began the pass wants it, before its forward
+  TensorView losses;                // where the backward adds its sums (GatheredLosses); empty: it returns them
+  Write write = Write::accumulate;  // of matrices' gradients: of linear layers: all but only_added_to()
+  PaddedTokens tokens;              // where tokens are embedded or predicted
+  TensorView inputs;                // vanilla: the tokens that its first layer reads, [B*T] i32
+  std::vector<TensorView> x;        // X(l) [B, M_l, D_l], l = 0 .. L
+  std::vector<TensorView> y;        // Y(l) likewise, l = 0 .. L-1, and c(L)
   std::vector<TensorView> dx;
   std::vector<TensorView> dy;
   // The residual stream into the first hosted layer where that is not the first of its stack, and out of the last one
@@ -93,6 +94,10 @@ struct StagePass {
   std::vector<UnitMask> whole;  // level l at l - 1, where the end of decoder l+1 is hosted
   std::vector<Stack::Saved> encoder_saved;
   std::vector<Stack::Saved> decoder_saved;
+  // Where the backward is split, level l at l - 1: gradients of what the chunker and the converter give, [B M_l, D_l]
+  // and [B M_l, R_l D_{l-1}].
+  std::vector<TensorView> da;
+  std::vector<TensorView> du;
 };
 
 // The head's loss of a pass and its gradients: dY(0) replaced, `gradient` [V, D_0] added to. Returns the sum, or 0
@@ -120,12 +125,15 @@ class PhotonStage {
   // Room for the gradients. The caller then adds those by dx(l) that other parts computed, and fills dy(l) where
   // another part reads Y(l) or c(L), and `dout`.
   void begin_backward(const Context& ctx, Arena& arena, Pass& pass) const;
-  // The hosted layers of one module of the chain; the modules in descending order. Adds to `gradients`. The sums are of
-  // the hosted losses: the head's at the end of decoder 1, level l's at the end of decoder l+1; others are 0, and all
-  // but the counts where they gather in pass.losses.
+  // The hosted layers of one module of the chain; the modules in descending order. Adds to `gradients`, or replaces
+  // them where pass.write says so. The sums are of the hosted losses: the head's at the end of decoder 1, level l's at
+  // the end of decoder l+1; others are 0, and all but the counts where they gather in pass.losses.
   LossSums backward_module(const Context& ctx, Arena& arena, const PhotonTensors& weights,
                            const PhotonTensors& gradients, Pass& pass, std::int64_t module, const LossScales& scales,
                            const RecLossOptions& rec);
+  // The part of a module's backward that a split one (options.split_backward) left, at any time behind it.
+  void backward_weights(const Context& ctx, Arena& arena, const PhotonTensors& weights, const PhotonTensors& gradients,
+                        const Pass& pass, std::int64_t module);
   // All modules.
   LossSums backward(const Context& ctx, Arena& arena, const PhotonTensors& weights, const PhotonTensors& gradients,
                     Pass& pass, const LossScales& scales, const RecLossOptions& rec);
@@ -144,6 +152,11 @@ class PhotonStage {
   std::optional<Shape> out_shape(const GroupBatch& shape) const;
   LossSums no_sums() const;
   Shape state_shape(const GroupBatch& shape, std::int64_t l) const;
+  Shape converted_shape(const GroupBatch& shape, std::int64_t l) const;  // U(l)
+  static void converter_weights(const Context& ctx, const LevelTensors& gradients, const Pass& pass,
+                                const TensorView& du, std::int64_t l);
+  static void chunker_weights(const Context& ctx, const LevelTensors& gradients, const Pass& pass, const TensorView& da,
+                              std::int64_t l);
   void decoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights, const LevelTensors& gradients,
                         Pass& pass, std::int64_t l);
   void encoder_backward(const Context& ctx, Arena& arena, const LevelTensors& weights, const LevelTensors& gradients,

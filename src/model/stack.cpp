@@ -212,7 +212,7 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   for (std::size_t i = 0; i < num_layers; ++i) {
     const LayerTensors& w = weights.layers[i];
     const bool last = i + 1 == num_layers;
-    const bool trimmed = last && shape.trimmed();
+    const bool trimmed = trims(shape, i);
     const std::int64_t m = trimmed ? shape.output_rows() : n;
     const ArenaScope layer_scope(arena);
     const LayerSaved layer = saving ? saved->layers[i] : allocate_layer(arena, shape, trimmed, false);
@@ -252,24 +252,42 @@ void Stack::forward(const Context& ctx, Arena& arena, const StackTensors& weight
   run(ctx, arena, weights, x, out, nullptr);
 }
 
-void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
-                               const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
-                               const ConstTensorView& dattn, const TensorView& h, const TensorView& dh) const {
-  const ArenaScope scope(arena);
+Stack::LayerOperands Stack::attention_operands(Arena& arena, const LayerSaved& layer) {
+  LayerOperands d;
+  d.qkv = arena.allocate(layer.qkv.dtype(), layer.qkv.shape());
+  if (layer.q) d.q = arena.allocate(layer.q.dtype(), layer.q.shape());
+  return d;
+}
+
+void Stack::keep_operands(Arena& arena, Saved& saved) const {
+  if (!saved.options.split_backward) return;
+  PHOTON_EXPECT(!saved.options.recompute, "activations that are computed again cannot wait for a part of the backward");
+  for (const LayerSaved& layer : saved.layers) {
+    const std::int64_t m = layer.mid.size(0);
+    LayerOperands d = attention_operands(arena, layer);
+    d.down = floats(arena, {m, width_});
+    d.act = floats(arena, {m, config_.ffn});
+    d.o = floats(arena, {m, width_});
+    saved.operands.push_back(d);
+  }
+}
+
+void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
+                               const LayerSaved& layer, const RowPositions& positions, const ConstTensorView& dattn,
+                               const LayerOperands& d, const TensorView& dh) const {
   const std::int64_t s = shape.sequences;
   const std::int64_t hkv = config_.kv_heads;
   const std::int64_t kv_width = hkv * head_width();
   const bool trimmed = static_cast<bool>(layer.q);
   const std::int64_t kv_begin = trimmed ? 0 : width_;
 
-  const TensorView dqkv = floats(arena, layer.qkv.shape());
-  const TensorView dq_flat = trimmed ? floats(arena, layer.q.shape()) : dqkv.slice(1, 0, width_);
+  const TensorView dq_flat = trimmed ? d.q : d.qkv.slice(1, 0, width_);
   const TensorView q = heads(trimmed ? layer.q : layer.qkv.slice(1, 0, width_), s, config_.heads);
   const TensorView k = heads(layer.qkv.slice(1, kv_begin, kv_width), s, hkv);
   const TensorView v = heads(layer.qkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
   const TensorView dq = heads(dq_flat, s, config_.heads);
-  const TensorView dk = heads(dqkv.slice(1, kv_begin, kv_width), s, hkv);
-  const TensorView dv = heads(dqkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
+  const TensorView dk = heads(d.qkv.slice(1, kv_begin, kv_width), s, hkv);
+  const TensorView dv = heads(d.qkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
   const ConstTensorView dout = dattn.split(1, config_.heads).split(0, s);
   if (kind_ == AttentionKind::group) {
     group_attention_backward(ctx, q, k, v, dout, dq, dk, dv, &rope_);
@@ -279,39 +297,64 @@ void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTens
   }
 
   if (!trimmed) {
-    const TensorView dqk = dqkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv);
+    const TensorView dqk = d.qkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv);
     if (positions.all) rope(ctx, rope_, positions.all, dqk, Rotation::backward);
-    linear_backward_weight(ctx, dqkv, h, g.qkv);
-    linear_backward_input(ctx, dqkv, w.qkv, dh);
+    linear_backward_input(ctx, d.qkv, w.qkv, dh);
     return;
   }
-  const TensorView dk_flat = dqkv.slice(1, 0, kv_width).split(1, hkv);
+  const TensorView dk_flat = d.qkv.slice(1, 0, kv_width).split(1, hkv);
   if (positions.all) rope(ctx, rope_, positions.all, dk_flat, Rotation::backward);
-  linear_backward_weight(ctx, dqkv, h, g.qkv.slice(0, width_, 2 * kv_width));
-  linear_backward_input(ctx, dqkv, w.qkv.slice(0, width_, 2 * kv_width), dh);
+  linear_backward_input(ctx, d.qkv, w.qkv.slice(0, width_, 2 * kv_width), dh);
 
-  const std::int64_t m = shape.output_rows();
   if (positions.outputs) rope(ctx, rope_, positions.outputs, dq_flat.split(1, config_.heads), Rotation::backward);
-  const TensorView rows = floats(arena, {m, width_});
-  copy_elements(ctx, output_rows(h, shape), rows.split(0, s));
-  linear_backward_weight(ctx, dq_flat, rows, g.qkv.slice(0, 0, width_));
+  const ArenaScope scope(arena);
+  const TensorView rows = floats(arena, {shape.output_rows(), width_});
   linear_backward_input(ctx, dq_flat, w.qkv.slice(0, 0, width_), rows);
   copy_elements(ctx, rows.split(0, s), output_rows(dh, shape), Write::accumulate);
 }
 
+void Stack::mlp_weights(const Context& ctx, const LayerTensors& w, const LayerTensors& g, const LayerSaved& layer,
+                        const LayerOperands& d, const TensorView& h, Write write) const {
+  linear_backward_weight(ctx, d.down, d.act, g.down, write);
+  rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
+  linear_backward_weight(ctx, layer.gate_up, h, g.gate_up, write);
+}
+
+void Stack::attention_weights(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
+                              const StackShape& shape, const LayerSaved& layer, const ConstTensorView& x,
+                              const LayerOperands& d, const TensorView& h, Write write) const {
+  linear_backward_weight(ctx, d.o, layer.attn, g.o, write);
+  rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h, TensorView());
+  if (!d.q) return linear_backward_weight(ctx, d.qkv, h, g.qkv, write);
+  linear_backward_weight(ctx, d.qkv, h, g.qkv.slice(0, width_, d.qkv.size(1)), write);
+  const ArenaScope scope(arena);
+  const TensorView rows = floats(arena, {shape.output_rows(), width_});
+  copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
+  linear_backward_weight(ctx, d.q, rows, g.qkv.slice(0, 0, width_), write);
+}
+
 void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
-                     const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients) {
+                     const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients, Write write) {
   const ArenaScope scope(arena);
   const StackShape& shape = saved.shape;
+  const bool splits = saved.options.split_backward;
+  PHOTON_EXPECT(!splits || saved.operands.size() == weights.layers.size(), "operands of {} layers of {} are kept",
+                saved.operands.size(), weights.layers.size());
   const std::int64_t n = shape.rows();
-  const TensorView h_all = floats(arena, {n, width_});
   const TensorView dh_all = floats(arena, {n, width_});
-  const TensorView act_all = floats(arena, {n, config_.ffn});
+  const TensorView h_all = splits ? TensorView() : floats(arena, {n, width_});
+  const TensorView act_all = splits ? TensorView() : floats(arena, {n, config_.ffn});
   const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
 
-  // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed.
+  // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed. Where it is
+  // kept it moves on to other memory behind every product that reads it.
   const TensorView stream_all = dx.reshape({n, width_});
-  TensorView stream = shape.trimmed() ? floats(arena, {shape.output_rows(), width_}) : stream_all;
+  TensorView stream = stream_all;
+  if (splits) {
+    stream = saved.operands.back().down;
+  } else if (shape.trimmed()) {
+    stream = floats(arena, {shape.output_rows(), width_});
+  }
   if (part_.ends()) {
     rms_norm_backward(ctx, dout.reshape({shape.output_rows(), width_}), saved.last, weights.norm, saved.rstd, stream,
                       Write::replace, gradients.norm);
@@ -324,38 +367,59 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
     const LayerTensors& g = gradients.layers[i];
     const ArenaScope layer_scope(arena);
     const ConstTensorView x = i == 0 ? saved.input : ConstTensorView(saved.layers[i].x);
-    const bool trimmed = i + 1 == weights.layers.size() && shape.trimmed();
+    const bool trimmed = trims(shape, i);
     const LayerSaved layer = saved.options.recompute ? allocate_layer(arena, shape, trimmed, true) : saved.layers[i];
     if (saved.options.recompute) {
       rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, layer.rstd1);
       layer_forward(ctx, arena, w, shape, trimmed, x, h_all, dh_all, positions, layer);
     }
     const std::int64_t m = trimmed ? shape.output_rows() : n;
-    const TensorView h = h_all.slice(0, 0, m);
     const TensorView dh = dh_all.slice(0, 0, m);
-    const TensorView act = act_all.slice(0, 0, m);
+    const TensorView dattn = floats(arena, {m, width_});
+    LayerOperands d = splits ? saved.operands[i] : attention_operands(arena, layer);
 
-    // MLP: the normalised rows and the activation are recomputed, the activation where its gradient is passed on.
-    linear_backward_input(ctx, stream, w.down, act);               // d(act)
-    swiglu_backward(ctx, act, layer.gate_up, layer.gate_up, act);  // act
-    linear_backward_weight(ctx, stream, act, g.down);
-    rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
-    linear_backward_weight(ctx, layer.gate_up, h, g.gate_up);
+    // MLP. The activation is computed again where its gradient is passed on.
+    d.down = stream;
+    if (!splits) d.act = act_all.slice(0, 0, m);
+    linear_backward_input(ctx, d.down, w.down, d.act);                 // d(act)
+    swiglu_backward(ctx, d.act, layer.gate_up, layer.gate_up, d.act);  // act
+    if (!splits) mlp_weights(ctx, w, g, layer, d, h_all.slice(0, 0, m), write);
     linear_backward_input(ctx, layer.gate_up, w.gate_up, dh);
+    if (splits) {
+      copy_elements(ctx, stream, d.o);
+      stream = d.o;
+    }
     rms_norm_backward(ctx, dh, layer.mid, w.mlp_norm, layer.rstd2, stream, Write::accumulate, g.mlp_norm);
 
-    // Attention. d(attn) takes h's place before h is recomputed for the input rows.
-    linear_backward_weight(ctx, stream, layer.attn, g.o);
-    const TensorView dattn = floats(arena, {m, width_});
-    linear_backward_input(ctx, stream, w.o, dattn);
-    rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, TensorView());
-    attention_backward(ctx, arena, w, g, shape, layer, positions, dattn, h_all, dh_all);
-    if (trimmed) {
-      fill(ctx, stream_all, 0.0F);
-      copy_elements(ctx, stream.split(0, shape.sequences), output_rows(stream_all, shape));
-      stream = stream_all;
+    // Attention.
+    d.o = stream;
+    linear_backward_input(ctx, d.o, w.o, dattn);
+    attention_backward(ctx, arena, w, shape, layer, positions, dattn, d, dh_all);
+    if (!splits) attention_weights(ctx, arena, w, g, shape, layer, x, d, h_all, write);
+    if (splits || trimmed) {
+      const TensorView next = splits && i > 0 ? saved.operands[i - 1].down : stream_all;
+      if (trimmed) fill(ctx, next, 0.0F);
+      copy_elements(ctx, stream.split(0, shape.sequences),
+                    trimmed ? output_rows(next, shape) : next.split(0, shape.sequences));
+      stream = next;
     }
     rms_norm_backward(ctx, dh_all, x, w.attn_norm, layer.rstd1, stream, Write::accumulate, g.attn_norm);
+  }
+}
+
+void Stack::backward_weights(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
+                             const StackTensors& gradients, Write write) const {
+  PHOTON_EXPECT(saved.operands.size() == weights.layers.size(), "operands of {} layers of {} are kept",
+                saved.operands.size(), weights.layers.size());
+  const ArenaScope scope(arena);
+  const TensorView h = floats(arena, {saved.shape.rows(), width_});
+  for (std::size_t i = weights.layers.size(); i-- > 0;) {
+    const LayerTensors& w = weights.layers[i];
+    const LayerTensors& g = gradients.layers[i];
+    const LayerSaved& layer = saved.layers[i];
+    const ConstTensorView x = i == 0 ? saved.input : ConstTensorView(layer.x);
+    mlp_weights(ctx, w, g, layer, saved.operands[i], h.slice(0, 0, layer.mid.size(0)), write);
+    attention_weights(ctx, arena, w, g, saved.shape, layer, x, saved.operands[i], h, write);
   }
 }
 

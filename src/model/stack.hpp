@@ -12,6 +12,7 @@
 
 #include "blueprint/activations.hpp"
 #include "config/model_config.hpp"
+#include "kernels/linear.hpp"
 #include "kernels/rope.hpp"
 #include "model/parameters.hpp"
 #include "tensor/context.hpp"
@@ -67,22 +68,40 @@ class Stack {
     TensorView rstd2;    // [m]
     TensorView gate_up;  // [m, 2F]
   };
+  // What the products for a layer's weight gradients read besides: the gradients of the results of its products (that
+  // of gate and up takes the place of LayerSaved::gate_up), and the inner activation.
+  struct LayerOperands {
+    TensorView down;  // [m, D] of the stream behind the MLP
+    TensorView act;   // [m, F]
+    TensorView o;     // [m, D] of the stream behind the attention
+    TensorView qkv;   // as LayerSaved has them
+    TensorView q;
+  };
   struct Saved {
     StackShape shape;
     PassOptions options;
-    ConstTensorView input;           // [n, D]
-    std::vector<LayerSaved> layers;  // x alone where they are recomputed
-    TensorView last;                 // [m, D] before the final norm
-    TensorView rstd;                 // [m]
+    ConstTensorView input;                // [n, D]
+    std::vector<LayerSaved> layers;       // x alone where they are recomputed
+    TensorView last;                      // [m, D] before the final norm
+    TensorView rstd;                      // [m]
+    std::vector<LayerOperands> operands;  // where the backward is split, from keep_operands() on
   };
 
   // x [S, N, D] must stay unchanged until backward; out [S, outputs, D]. The result stays in `arena`
   // (stack_saved_bytes()). With options.recompute, backward() gets the same bits from the same ops run again.
   Saved forward_saving(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
                        const TensorView& out, const PassOptions& options = {});
-  // dout [S, outputs, D] -> dx [S, N, D] (replaced); adds to `gradients`. Overwrites parts of `saved`.
+  // dout [S, outputs, D] -> dx [S, N, D] (replaced). Adds to the norms' gradients; those of matrices are added to, or
+  // replaced, as `write` says. Overwrites parts of `saved`.
   void backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
-                const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients);
+                const ConstTensorView& dout, const TensorView& dx, const StackTensors& gradients,
+                Write write = Write::accumulate);
+  // With options.split_backward, backward() leaves the gradients of matrices alone, and backward_weights() makes them
+  // at any later time: the same products on the same operands, which lie in `arena` from keep_operands() on
+  // (stack_operand_bytes()).
+  void keep_operands(Arena& arena, Saved& saved) const;
+  void backward_weights(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
+                        const StackTensors& gradients, Write write = Write::accumulate) const;
 
   // Without saving; `out` may alias x.
   void forward(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
@@ -111,10 +130,22 @@ class Stack {
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
                const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const;
   void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer) const;
-  // From dattn to the gradient dh of the normalised rows h (both [n, D]; dh is replaced); adds to g.qkv.
-  void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
-                          const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
-                          const ConstTensorView& dattn, const TensorView& h, const TensorView& dh) const;
+  // Room for the gradients of queries, keys and values alone.
+  static LayerOperands attention_operands(Arena& arena, const LayerSaved& layer);
+  // From dattn to d.qkv and d.q, and the gradient dh of the normalised rows (replaced).
+  void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
+                          const LayerSaved& layer, const RowPositions& positions, const ConstTensorView& dattn,
+                          const LayerOperands& d, const TensorView& dh) const;
+  // The weights' gradients of a layer: of down, gate and up; of o, q, k and v. `h` is scratch for the normalised rows,
+  // [m, D] and [n, D]; x is the layer's input.
+  void mlp_weights(const Context& ctx, const LayerTensors& w, const LayerTensors& g, const LayerSaved& layer,
+                   const LayerOperands& d, const TensorView& h, Write write) const;
+  void attention_weights(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
+                         const StackShape& shape, const LayerSaved& layer, const ConstTensorView& x,
+                         const LayerOperands& d, const TensorView& h, Write write) const;
+  bool trims(const StackShape& shape, std::size_t layer) const {
+    return static_cast<std::int64_t>(layer) + 1 == part_.size() && shape.trimmed();
+  }
 
   std::int64_t head_width() const { return width_ / config_.heads; }
 

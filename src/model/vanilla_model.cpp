@@ -45,7 +45,7 @@ TensorView VanillaModel::inputs(const Context& ctx, Arena& arena, const Batch& b
 }
 
 LossSums VanillaModel::forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
-                                        const RecLossOptions&, Parameters& gradients) {
+                                        const RecLossOptions&, Parameters& gradients, Write write) {
   const std::int64_t b = batch.tokens.size(0);
   const std::int64_t t = batch.tokens.size(1);
   const std::int64_t n = b * t;
@@ -75,7 +75,7 @@ LossSums VanillaModel::forward_backward(const Context& ctx, const Batch& batch, 
   } else {
     sums.ce = head_loss_backward(ctx, states, head_weight(), targets, mask, scales.ce, d_states, head_gradient);
   }
-  stack_.backward(ctx, arena_, weights_, saved, dy, dx, gradient_views);
+  stack_.backward(ctx, arena_, weights_, saved, dy, dx, gradient_views, write);
   embedding_backward(ctx, dx.reshape({n, config_.dim}), ids, embed_gradient);
   return sums;
 }

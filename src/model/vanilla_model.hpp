@@ -12,7 +12,7 @@ class VanillaModel : public Model {
   VanillaModel(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype = DType::f32);
 
   LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales, const RecLossOptions& rec,
-                            Parameters& gradients) override;
+                            Parameters& gradients, Write write) override;
   LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec, const TensorView& token_loss,
                     const TensorView& argmax) override;
   Tensor hidden(const Context& ctx, const Batch& batch) override;

@@ -57,6 +57,7 @@ void VanillaStage::begin_backward(Arena& arena, Pass& pass) const {
   const Shape stream{pass.shape.batch, pass.shape.length, config_.dim};
   (part_.ends() ? pass.dy[0] : pass.dout) = arena.allocate(dtype_, stream);
   (part_.starts() ? pass.dx[0] : pass.din) = arena.allocate(dtype_, stream);
+  stack_.keep_operands(arena, pass.encoder_saved[0]);
 }
 
 LossSums VanillaStage::backward(const Context& ctx, Arena& arena, const VanillaTensors& weights,
@@ -67,9 +68,14 @@ LossSums VanillaStage::backward(const Context& ctx, Arena& arena, const VanillaT
     sums.ce = head_backward(ctx, pass, weights.head, scales.ce, gradients.head);
   }
   stack_.backward(ctx, arena, weights.stack, pass.encoder_saved[0], part_.ends() ? pass.dy[0] : pass.dout,
-                  part_.starts() ? pass.dx[0] : pass.din, gradients.stack);
+                  part_.starts() ? pass.dx[0] : pass.din, gradients.stack, pass.write);
   if (part_.starts()) embedding_backward(ctx, rows(pass.dx[0]), pass.inputs, gradients.embed);
   return sums;
+}
+
+void VanillaStage::backward_weights(const Context& ctx, Arena& arena, const VanillaTensors& weights,
+                                    const VanillaTensors& gradients, const Pass& pass) const {
+  stack_.backward_weights(ctx, arena, weights.stack, pass.encoder_saved[0], gradients.stack, pass.write);
 }
 
 LossSums VanillaStage::losses(const Context& ctx, const VanillaTensors& weights, const Pass& pass) const {

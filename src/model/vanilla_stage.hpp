@@ -27,6 +27,8 @@ class VanillaStage {
   void begin_backward(Arena& arena, Pass& pass) const;
   LossSums backward(const Context& ctx, Arena& arena, const VanillaTensors& weights, const VanillaTensors& gradients,
                     Pass& pass, const LossScales& scales);
+  void backward_weights(const Context& ctx, Arena& arena, const VanillaTensors& weights,
+                        const VanillaTensors& gradients, const Pass& pass) const;
   LossSums losses(const Context& ctx, const VanillaTensors& weights, const Pass& pass) const;
 
  private:

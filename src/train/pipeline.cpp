@@ -97,6 +97,7 @@ LossSums PipelineRank::backward(const Context& ctx, std::int64_t microbatch, con
   PHOTON_EXPECT(f.pass.has_value(), "rank {} has no groups of microbatch {}", rank_, microbatch);
   begin_backward(ctx, f);
   f.pass->losses = gathered_losses_;
+  f.pass->write = microbatch == 0 ? Write::replace : Write::accumulate;
   LossSums sums = no_sums();
   const std::vector<HostedModule>& modules = plan_.stage_of(rank_).modules;
   for (auto hosted = modules.rbegin(); hosted != modules.rend(); ++hosted) {
@@ -104,6 +105,17 @@ LossSums PipelineRank::backward(const Context& ctx, std::int64_t microbatch, con
     sums += part_->backward(ctx, f.arena, gradients, *f.pass, hosted->module, scales, rec);
   }
   return sums;
+}
+
+void PipelineRank::backward_weights(const Context& ctx, std::int64_t microbatch, Parameters& gradients,
+                                    std::int64_t only) {
+  Flight& f = flights_[static_cast<std::size_t>(microbatch) % flights_.size()];
+  PHOTON_EXPECT(f.microbatch == microbatch && f.pass && f.backward_begun,
+                "rank {} has no input part of the backward of microbatch {}", rank_, microbatch);
+  for (const HostedModule& hosted : plan_.stage_of(rank_).modules) {
+    if (only >= 0 && only != hosted.module) continue;
+    part_->backward_weights(ctx, f.arena, gradients, *f.pass, hosted.module);
+  }
 }
 
 int PipelineRank::tag_of(const Instruction& instruction) {

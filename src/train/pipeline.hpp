@@ -33,10 +33,12 @@ class PipelineRank {
   // As Model::gather_losses_in(), for backward().
   void gather_losses_in(const TensorView& sums) { gathered_losses_ = sums; }
   void forward(const Context& ctx, std::int64_t microbatch);
-  // Adds to `gradients`, which are laid out as parameters(). Sums of the losses that this rank computes. `module`: what
-  // is hosted of that one alone, modules in descending order; -1: all.
+  // Adds to `gradients`, which are laid out as parameters(); microbatch 0 behind begin_gradients(). Sums of the losses
+  // that this rank computes. `module`: what is hosted of that one alone, modules in descending order; -1: all.
   LossSums backward(const Context& ctx, std::int64_t microbatch, const LossScales& scales, const RecLossOptions& rec,
                     Parameters& gradients, std::int64_t module = -1);
+  // What a split backward left of a microbatch whose input part, backward(), is done. `module`: as there, in any order.
+  void backward_weights(const Context& ctx, std::int64_t microbatch, Parameters& gradients, std::int64_t module = -1);
   void send(const Instruction& instruction);
   void receive(const Context& ctx, const Instruction& instruction);
   // Waits until everything that was sent has arrived.

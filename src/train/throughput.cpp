@@ -179,10 +179,11 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
     if (on_device && last) device::start_profiler();
     const auto begin = Clock::now();
     clock.mark(0);
-    fill(ctx, gradients.flat(), 0.0F);
+    begin_gradients(ctx, gradients);
     losses.clear(ctx);
     for (std::int64_t first = 0; first < train.batch_size; first += micro) {
-      model->forward_backward(ctx, sequences.part(first, micro), scales, rec_loss_options(train), gradients);
+      const Write write = first == 0 ? Write::replace : Write::accumulate;
+      model->forward_backward(ctx, sequences.part(first, micro), scales, rec_loss_options(train), gradients, write);
     }
     clock.mark(1);
     const double norm = std::sqrt(sum_of_squares(ctx, gradients.flat()));

@@ -107,7 +107,7 @@ void Trainer::run_step() {
     step.scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
   }
 
-  fill(ctx_, gradients_->flat(), 0.0F);
+  begin_gradients(ctx_, *gradients_);
   losses_->clear(ctx_);
   if (pipeline_) pipeline_->begin_step([this](std::int64_t i) { return microbatch(i); });
   const Program program = program_of(plan_, world_.rank(), plan_.num_microbatches(),
@@ -179,8 +179,12 @@ Batch Trainer::microbatch(std::int64_t index) const {
 void Trainer::backward(const Instruction& instruction, Step& step) {
   const RecLossOptions rec = rec_loss_options(config_.train);
   const std::int64_t index = instruction.microbatch;
-  step.totals.add(pipeline_ ? pipeline_->backward(ctx_, index, step.scales, rec, *gradients_, instruction.module)
-                            : model_->forward_backward(ctx_, microbatch(index), step.scales, rec, *gradients_));
+  if (pipeline_) {
+    step.totals.add(pipeline_->backward(ctx_, index, step.scales, rec, *gradients_, instruction.module));
+  } else {
+    const Write write = index == 0 ? Write::replace : Write::accumulate;
+    step.totals.add(model_->forward_backward(ctx_, microbatch(index), step.scales, rec, *gradients_, write));
+  }
 }
 
 void Trainer::reduce(Step& step) {

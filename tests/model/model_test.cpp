@@ -2,9 +2,11 @@
 // promises.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "kernels/elementwise.hpp"
 #include "kernels/linear.hpp"
 #include "model/photon_model.hpp"
 #include "reference.hpp"
@@ -255,6 +257,30 @@ TEST_P(EveryModel, LossesGatherOverBatches) {
       0);
   losses.clear(ctx);
   EXPECT_EQ(losses.fetch(ctx).ce, 0);
+}
+
+// Whatever the buffer held: a step's first pass reads none of it.
+TEST_P(EveryModel, AFirstPassWritesWhatItDoesNotAddTo) {
+  const TokenBatch tokens(2, 43, config().vocab_size, 7);
+  const auto levels = static_cast<std::size_t>(std::max<std::int64_t>(config().num_levels() - 1, 0));
+  const LossScales scales{0.1, std::vector<double>(levels, 0.3)};
+  const auto model = random_model(config(), 3);
+  for (const PassOptions& options : {PassOptions{}, PassOptions{.recompute = true}}) {
+    model->set_pass_options(options);
+    Parameters expected(config(), Space::host);
+    Parameters gradients(config(), Space::host);
+    for (const ParameterSpec& spec : gradients.specs()) fill({}, gradients.view(spec.name), std::nanf(""));
+    begin_gradients({}, gradients);
+    for (const Write write : {Write::replace, Write::accumulate}) {
+      model->forward_backward({}, tokens.batch(), scales, {}, expected);
+      model->forward_backward({}, tokens.batch(), scales, {}, gradients, write);
+    }
+    for (const ParameterSpec& spec : expected.specs()) {
+      const auto* const wanted = expected.view(spec.name).host<float>();
+      const auto* const found = gradients.view(spec.name).host<float>();
+      EXPECT_TRUE(std::equal(wanted, wanted + spec.numel(), found)) << spec.name;
+    }
+  }
 }
 
 // The same ops on the same operands; every element of what is computed again lies in other memory.

@@ -1,6 +1,7 @@
 // Parts of a model, run one behind the other, against the whole.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 
@@ -43,6 +44,12 @@ struct Part {
       }
     }
     return sums;
+  }
+  // In another order than the backward's.
+  void backward_weights() {
+    for (std::int64_t module = 0; module < num_modules(config); ++module) {
+      if (!part_of(config, range, module).empty()) part->backward_weights({}, arena, gradients, pass, module);
+    }
   }
   // The rows of a tensor here that stand for the groups of `other`.
   TensorView rows_for(const TensorView& tensor, const Part& other) const {
@@ -94,10 +101,13 @@ class Chain {
         copy_elements({}, rows(gradient(part->pass)), maker.rows_for(gradient(maker.pass), *part),
                       adds ? Write::accumulate : Write::replace);
       });
-      for (const ParameterSpec& spec : part->gradients.specs()) {
-        copy_elements({}, part->gradients.view(spec.name), gradients.view(spec.name), Write::accumulate);
+    }
+    for (Part& part : parts_) {
+      if (part.pass.options.split_backward) part.backward_weights();
+      for (const ParameterSpec& spec : part.gradients.specs()) {
+        copy_elements({}, part.gradients.view(spec.name), gradients.view(spec.name), Write::accumulate);
       }
-      EXPECT_EQ(part->arena.peak(), part->planned);
+      EXPECT_EQ(part.arena.peak(), part.planned);
     }
     return sums;
   }
@@ -185,7 +195,8 @@ TEST_P(Parts, OfOneLayerEachGiveTheWhole) {
   expect_equal(starts, {all_groups(config_, tokens_.batch())});
 }
 
-TEST_P(Parts, ThatRecomputeGiveTheSameBits) {
+// The same ops on the same operands, at other times and in other memory.
+TEST_P(Parts, ThatRecomputeOrSplitTheBackwardGiveTheSameBits) {
   for (std::int64_t layer = 1; layer < all_layers(config_).end; ++layer) {
     SCOPED_TRACE(layer_name(config_, layer));
     const auto run = [&](const PassOptions& options, Parameters& gradients) {
@@ -194,12 +205,36 @@ TEST_P(Parts, ThatRecomputeGiveTheSameBits) {
       return chain.run(scales_, rec_, gradients).ce;
     };
     Parameters kept(config_, Space::host);
-    Parameters recomputed(config_, Space::host);
-    EXPECT_EQ(run({}, kept), run({.recompute = true}, recomputed));
-    EXPECT_EQ(std::memcmp(kept.flat().host<float>(), recomputed.flat().host<float>(),
-                          static_cast<std::size_t>(kept.flat().bytes())),
-              0);
+    const double loss = run({}, kept);
+    for (const PassOptions& options : {PassOptions{.recompute = true}, PassOptions{.split_backward = true}}) {
+      SCOPED_TRACE(options.recompute ? "recompute" : "split");
+      Parameters other(config_, Space::host);
+      EXPECT_EQ(run(options, other), loss);
+      for (const ParameterSpec& spec : kept.specs()) {
+        EXPECT_EQ(std::memcmp(kept.view(spec.name).host<float>(), other.view(spec.name).host<float>(),
+                              static_cast<std::size_t>(spec.numel()) * sizeof(float)),
+                  0)
+            << spec.name;
+      }
+    }
   }
+}
+
+// A backward that only starts to be split leaves the weights of linear layers, and no others, to its second part.
+TEST_P(Parts, OfASplitBackwardDivideTheGradients) {
+  const Batch batch = tokens_.batch();
+  Part part(config_, all_layers(config_), model_->parameters(), batch, all_groups(config_, batch),
+            {.split_backward = true});
+  part.part->forward({}, part.arena, part.pass);
+  part.part->begin_backward({}, part.arena, part.pass);
+  part.backward(scales_, rec_);
+  const auto is_zero = [&](const ParameterSpec& spec) {
+    const auto* const values = part.gradients.view(spec.name).host<float>();
+    return std::all_of(values, values + spec.numel(), [](float x) { return x == 0; });
+  };
+  for (const ParameterSpec& spec : part.gradients.specs()) EXPECT_EQ(is_zero(spec), !only_added_to(spec)) << spec.name;
+  part.backward_weights();
+  for (const ParameterSpec& spec : part.gradients.specs()) EXPECT_FALSE(is_zero(spec)) << spec.name;
 }
 
 TEST(PhotonStage, RefusesToCutWhatEncodersRead) {

@@ -33,9 +33,9 @@ class HookedModel : public PhotonModel {
   HookedModel(const ModelConfig& config, Space space, Hooks hooks)
       : PhotonModel(config, space), hooks_(std::move(hooks)) {}
   LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales, const RecLossOptions& rec,
-                            Parameters& gradients) override {
+                            Parameters& gradients, Write write) override {
     hooks_.before_backward(++backwards_);
-    LossSums sums = PhotonModel::forward_backward(ctx, batch, scales, rec, gradients);
+    LossSums sums = PhotonModel::forward_backward(ctx, batch, scales, rec, gradients, write);
     hooks_.after_backward(backwards_, gradients);
     return sums;
   }
