@@ -20,6 +20,8 @@ Activity activity_of(Op op) {
   switch (op) {
     case Op::forward:
     case Op::backward:
+    case Op::backward_input:
+    case Op::backward_weight:
     case Op::step:
       return Activity::compute;
     case Op::receive:

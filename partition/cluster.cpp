@@ -1,6 +1,7 @@
 #include "partition/cluster.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "support/error.hpp"
 
@@ -24,6 +25,17 @@ Cluster make_cluster(const ClusterConfig& config, Precision precision) {
           .op_overhead = config.op_overhead * 1e-6,
           .within_node = link(config.link_within_node),
           .between_nodes = link(config.link_between_nodes)};
+}
+
+Cluster usual_cluster(std::int64_t num_ranks, std::int64_t ranks_per_node, bool gpus) {
+  return {.num_ranks = num_ranks,
+          .ranks_per_node = ranks_per_node,
+          .memory_bytes = std::numeric_limits<std::int64_t>::max(),
+          .flops = gpus ? 6e14 : 1e11,
+          .memory_bandwidth = gpus ? 3e12 : 1e10,
+          .op_overhead = 0,
+          .within_node = gpus ? Link{3e11, 1e-5} : Link{5e9, 1e-5},
+          .between_nodes = gpus ? Link{5e10, 2e-5} : Link{1e9, 5e-5}};
 }
 
 double reduce_scatter_seconds(const Cluster& cluster, const RankLine& line, double bytes) {

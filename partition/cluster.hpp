@@ -36,6 +36,10 @@ struct Cluster {
 // Errors: InputError when the file gives no matrix rate for the precision.
 Cluster make_cluster(const ClusterConfig& config, Precision precision);
 
+// Ranks of today's proportions, for choices that depend on little else: GPUs, or processes with a few cores each. Its
+// memory has no limit.
+Cluster usual_cluster(std::int64_t num_ranks, std::int64_t ranks_per_node, bool gpus);
+
 // `count` ranks `stride` apart, the first of them on the first place of a node: how they lie on nodes.
 struct RankLine {
   std::int64_t count = 1;

@@ -86,7 +86,9 @@ PassCost RankCost::forward() const {
   return sum_of(modules, &ModuleCost::forward);
 }
 PassCost RankCost::backward() const {
-  return sum_of(modules, &ModuleCost::backward);
+  const PassCost input = sum_of(modules, &ModuleCost::backward);
+  const PassCost weights = sum_of(modules, &ModuleCost::weights);
+  return {input.flops + weights.flops, input.bytes + weights.bytes};
 }
 
 CostModel::CostModel(const RunConfig& config, const Cluster& cluster, const Plan& plan)
@@ -115,6 +117,7 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
   const double sequences = static_cast<double>(groups) / static_cast<double>(groups_per_sequence_);
   const std::vector<double> flops = layer_flops(model, config_.train.sequence_length);
   const std::vector<double> again = recompute_flops(model, config_.train.sequence_length);
+  const std::vector<double> products = weight_gradient_flops(model, config_.train.sequence_length);
   RankCost cost;
   for (std::int64_t m = 0; m < num_modules(model); ++m) {
     const StackPart part = part_of(model, layers, m);
@@ -134,12 +137,24 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
     for (std::int64_t i = hosted.begin; i < hosted.end; ++i) forward += sequences * flops[static_cast<std::size_t>(i)];
     // Backward: the weights again, their gradients read and written; every activation again and its gradient.
     ModuleCost module{
-        m, {forward, weights + 2 * (kept + logits)}, {2 * forward, weights + 2 * gradients + 4 * (kept + logits)}};
+        m, {forward, weights + 2 * (kept + logits)}, {2 * forward, weights + 2 * gradients + 4 * (kept + logits)}, {}};
     if (plan_.passes.recompute) {
       for (std::int64_t i = hosted.begin; i < hosted.end; ++i) {
         module.backward.flops += sequences * again[static_cast<std::size_t>(i)];
       }
       module.backward.bytes += weights + 2 * kept;
+    }
+    if (plan_.passes.split_backward) {
+      // Its products read activations and their gradients. The head's weights are not among them. The gradient of the
+      // residual stream is copied twice a layer, about a third of what a layer keeps read and written.
+      const double in_head = head ? static_cast<double>(model.vocab_size * model.dim) : 0;
+      const double written = 2 * (elements - in_head) * static_cast<double>(float_bytes);
+      for (std::int64_t i = hosted.begin; i < hosted.end; ++i) {
+        module.weights.flops += sequences * products[static_cast<std::size_t>(i)];
+      }
+      module.weights.bytes = written + 2 * kept;
+      module.backward.flops -= module.weights.flops;
+      module.backward.bytes += kept / 3 - 2 * kept - written;
     }
     cost.modules.push_back(module);
   }
@@ -202,6 +217,12 @@ double CostModel::backward_seconds(std::int64_t r) const {
   return sum;
 }
 
+double CostModel::weights_seconds(std::int64_t r) const {
+  double sum = 0;
+  for (const ModuleCost& module : rank(r).modules) sum += seconds(module.weights);
+  return sum;
+}
+
 double CostModel::busiest_seconds() const {
   double most = 0;
   const RankCost* previous = nullptr;
@@ -209,7 +230,7 @@ double CostModel::busiest_seconds() const {
     // The first shard of a stage has the most groups, or one less than the most.
     if (previous != nullptr && previous->arena_bytes == rank(r).arena_bytes) continue;
     previous = &rank(r);
-    most = std::max(most, forward_seconds(r) + backward_seconds(r));
+    most = std::max(most, forward_seconds(r) + backward_seconds(r) + weights_seconds(r));
   }
   return most * static_cast<double>(plan_.num_microbatches());
 }
@@ -263,6 +284,13 @@ TimedProgram CostModel::timed(std::int64_t r, const Program& program, std::int64
       case Op::backward:
         t.seconds = i.module < 0 ? backward_seconds(r) : seconds(module_cost(r, i.module).backward);
         // Module by module, the first of the chain comes last.
+        if (i.module < 0 || i.module == cost.modules.front().module) t.memory = -cost.arena_bytes;
+        break;
+      case Op::backward_input:
+        t.seconds = backward_seconds(r);
+        break;
+      case Op::backward_weight:
+        t.seconds = i.module < 0 ? weights_seconds(r) : seconds(module_cost(r, i.module).weights);
         if (i.module < 0 || i.module == cost.modules.front().module) t.memory = -cost.arena_bytes;
         break;
       case Op::step:

@@ -25,7 +25,8 @@ struct PassCost {
 struct ModuleCost {
   std::int64_t module = 0;
   PassCost forward;
-  PassCost backward;  // with what it recomputes
+  PassCost backward;  // with what it recomputes; where it is split, without
+  PassCost weights;   // its part for the weights of linear layers
 };
 
 // Bytes a rank holds at most.
@@ -47,7 +48,7 @@ struct RankCost {
   MemoryUse memory;
 
   PassCost forward() const;
-  PassCost backward() const;
+  PassCost backward() const;  // both parts
 };
 
 // The ranks of one replica of a plan; ranks are those of replica 0. Replicas cost the same but for where the borders
@@ -69,7 +70,8 @@ class CostModel {
 
   // Seconds of a pass: each module takes the longer of its arithmetic and its memory traffic.
   double forward_seconds(std::int64_t rank) const;
-  double backward_seconds(std::int64_t rank) const;
+  double backward_seconds(std::int64_t rank) const;  // where it is split, without its part for the weights
+  double weights_seconds(std::int64_t rank) const;
   // Sum of a bucket's gradients over the ranks that hold it, in rings; half of it for the sum or the gathering of
   // shares.
   double sum_seconds(std::int64_t rank, const Bucket& bucket) const;

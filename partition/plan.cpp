@@ -54,6 +54,13 @@ std::vector<std::int64_t> named_cut(const RunConfig& config) {
 
 void check_parallel(const RunConfig& config) {
   const ParallelConfig& parallel = config.parallel;
+  if (parallel.split_backward == SplitBackward::on) {
+    const char* const why = parallel.stages == 1 ? "parallel.stages is 1: no stage waits for another's gradients"
+                            : parallel.recompute == Recompute::layers
+                                ? "parallel.recompute is layers, and what is computed again is not kept for later"
+                                : nullptr;
+    if (why != nullptr) throw InputError("parallel.split_backward is on", why, "set it to auto or off");
+  }
   if (parallel.stages == 1 && parallel.shards == 1) {
     if (parallel.cut.empty()) return;
     throw InputError(fmt::format("parallel.cut is '{}'", parallel.cut), "parallel.stages is 1: there is nothing to cut",
@@ -153,8 +160,17 @@ std::int64_t Plan::embedding_holders() const {
   return holders;
 }
 
+std::int64_t Plan::forwards_ahead(std::int64_t stage, std::int64_t num_microbatches) const {
+  return std::min(stages - stage, num_microbatches) - 1;
+}
+
+std::int64_t Plan::weights_behind(std::int64_t stage, std::int64_t num_microbatches) const {
+  return passes.split_backward ? std::min(stage, num_microbatches - 1) : 0;
+}
+
 std::int64_t Plan::max_in_flight(std::int64_t stage, std::int64_t num_microbatches) const {
-  return std::min(stages - stage, num_microbatches);
+  return std::min(forwards_ahead(stage, num_microbatches) + weights_behind(stage, num_microbatches) + 1,
+                  num_microbatches);
 }
 
 std::string hosted_text(const ModelConfig& config, const Plan& plan, std::int64_t rank) {

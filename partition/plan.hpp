@@ -98,6 +98,11 @@ struct Plan {
   bool holds_embedding(std::int64_t stage) const;
   std::int64_t embedding_holders() const;  // ranks of one replica; 0 where it lies on one stage
 
+  // Forwards that a stage runs ahead of its first backward.
+  std::int64_t forwards_ahead(std::int64_t stage, std::int64_t num_microbatches) const;
+  // Weight parts of a split backward that a stage leaves for later: as many as let every stage keep as many
+  // microbatches as the first one. The last stage, whose gradients all others wait for, then hurries most.
+  std::int64_t weights_behind(std::int64_t stage, std::int64_t num_microbatches) const;
   // Microbatches whose forward is done and whose backward is not, at most, in a step of `num_microbatches`.
   std::int64_t max_in_flight(std::int64_t stage, std::int64_t num_microbatches) const;
 };

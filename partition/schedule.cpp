@@ -12,6 +12,10 @@ std::string_view name_of(Op op) {
       return "forward";
     case Op::backward:
       return "backward";
+    case Op::backward_input:
+      return "backward_input";
+    case Op::backward_weight:
+      return "backward_weight";
     case Op::send:
       return "send";
     case Op::receive:
@@ -62,9 +66,29 @@ class RankProgram {
     program_.push_back({Op::backward, microbatch});
     exchange(Op::send, microbatch, true);
   }
+  void backward_input(std::int64_t microbatch) {
+    exchange(Op::receive, microbatch, true);
+    program_.push_back({Op::backward_input, microbatch});
+    exchange(Op::send, microbatch, true);
+  }
+  void backward_weight(std::int64_t microbatch) { program_.push_back({Op::backward_weight, microbatch}); }
+  // Those of microbatches `first` to `last`, of which no module is done, and the sums of gradients.
+  void last_weights(std::int64_t first, std::int64_t last) {
+    if (plan_.holders(role_.stage) == 1) {
+      for (std::int64_t i = first; i <= last; ++i) backward_weight(i);
+    } else {
+      const std::vector<HostedModule>& modules = plan_.stage_of(rank_).modules;
+      for (auto module = modules.rbegin(); module != modules.rend(); ++module) {
+        for (std::int64_t i = first; i <= last; ++i) {
+          program_.push_back({Op::backward_weight, i, -1, {}, module->module, module->name});
+        }
+        share(sum(), *module);
+      }
+    }
+    finish_sums();
+  }
   // The sums of gradients begin on the way, where several ranks hold the same tensors.
   void last_backward(std::int64_t microbatch) {
-    const Op sum = plan_.zero ? Op::reduce_scatter : Op::all_reduce;
     if (plan_.holders(role_.stage) == 1) {
       backward(microbatch);
     } else {
@@ -73,12 +97,10 @@ class RankProgram {
       for (auto module = modules.rbegin(); module != modules.rend(); ++module) {
         program_.push_back({Op::backward, microbatch, -1, {}, module->module, module->name});
         if (module + 1 == modules.rend()) exchange(Op::send, microbatch, true);
-        share(sum, *module);
+        share(sum(), *module);
       }
     }
-    if (plan_.holds_embedding(role_.stage)) share(sum, embedding());
-    add(Op::all_reduce);
-    if (sums()) add(Op::wait);
+    finish_sums();
   }
   void gather() {
     if (!plan_.zero || !sums()) return;
@@ -92,6 +114,12 @@ class RankProgram {
   Program take() { return std::move(program_); }
 
  private:
+  Op sum() const { return plan_.zero ? Op::reduce_scatter : Op::all_reduce; }
+  void finish_sums() {
+    if (plan_.holds_embedding(role_.stage)) share(sum(), embedding());
+    add(Op::all_reduce);
+    if (sums()) add(Op::wait);
+  }
   // Gradients go against the crossings: who receives a tensor sends its gradient.
   void exchange(Op op, std::int64_t microbatch, bool gradient) {
     for (const Crossing& crossing : plan_.crossings) {
@@ -123,13 +151,25 @@ class RankProgram {
 Program program_of(const Plan& plan, std::int64_t rank, std::int64_t num_microbatches, const StepDuties& duties) {
   PHOTON_EXPECT(num_microbatches >= 1, "a step of {} microbatches", num_microbatches);
   RankProgram program(plan, rank);
-  const std::int64_t ahead = plan.max_in_flight(plan.role(rank).stage, num_microbatches) - 1;
+  const std::int64_t stage = plan.role(rank).stage;
+  const std::int64_t ahead = plan.forwards_ahead(stage, num_microbatches);
+  const std::int64_t behind = plan.weights_behind(stage, num_microbatches);
+  const std::int64_t last = num_microbatches - 1;
   for (std::int64_t i = 0; i < ahead; ++i) program.forward(i);
-  for (std::int64_t i = 0; i < num_microbatches; ++i) {
-    if (i + ahead < num_microbatches) program.forward(i + ahead);
-    if (i + 1 < num_microbatches) program.backward(i);
+  for (std::int64_t i = 0; i <= last; ++i) {
+    if (i + ahead <= last) program.forward(i + ahead);
+    if (plan.passes.split_backward) {
+      program.backward_input(i);
+      if (i < last && i >= behind) program.backward_weight(i - behind);
+    } else if (i < last) {
+      program.backward(i);
+    }
   }
-  program.last_backward(num_microbatches - 1);
+  if (plan.passes.split_backward) {
+    program.last_weights(last - behind, last);
+  } else {
+    program.last_backward(last);
+  }
   program.add(Op::clip_norm);
   program.add(Op::step);
   program.gather();

@@ -73,6 +73,7 @@ std::vector<std::string> cuts(const RunConfig& config, std::int64_t stages, std:
 // What parallel.recompute allows, in the order in which it is preferred.
 std::vector<Recompute> recomputations(const ParallelConfig& parallel) {
   if (parallel.recompute != Recompute::automatic) return {parallel.recompute};
+  if (parallel.split_backward == SplitBackward::on) return {Recompute::none};
   return {Recompute::none, Recompute::layers};
 }
 
@@ -85,7 +86,7 @@ void add_sizes(const RunConfig& config, const Cluster& cluster, const ParallelCo
     RunConfig sized = with(config, parallel);
     sized.parallel.microbatch_size = size;
     bool fits = false;
-    for (const Recompute recompute : recomputations(config.parallel)) {
+    for (const Recompute recompute : recomputations(sized.parallel)) {
       sized.parallel.recompute = recompute;
       try {
         const Plan plan = make_plan(sized, cluster.num_ranks, 0, never);
@@ -116,6 +117,9 @@ std::vector<Candidate> all_layouts(const RunConfig& config, const Cluster& clust
         parallel.shards = shards;
         parallel.cut = cut;
         parallel.zero = zero;
+        parallel.recompute = config.parallel.recompute;
+        if (stages > 1 && config.parallel.recompute != Recompute::layers)
+          parallel.split_backward = config.parallel.split_backward;
         add_sizes(config, cluster, parallel, candidates);
       }
     }
@@ -175,11 +179,21 @@ constexpr const char* make_it_fit =
 
 }  // namespace
 
+bool splitting_pays(const RunConfig& config, const Cluster& cluster, const Plan& plan) {
+  if (plan.stages == 1 || plan.passes.recompute || plan.passes.split_backward) return false;
+  Plan split = plan;
+  split.passes.split_backward = true;
+  if (CostModel(config, cluster, split).memory_bytes() > cluster.memory_bytes) return false;
+  constexpr double least_gain = 0.01;
+  return predict(config, cluster, split).seconds < (1 - least_gain) * predict(config, cluster, plan).seconds;
+}
+
 std::string settings_text(const ParallelConfig& parallel) {
   std::string text = fmt::format("--set parallel.stages={} --set parallel.shards={}", parallel.stages, parallel.shards);
   if (!parallel.cut.empty()) text += fmt::format(" --set parallel.cut={}", parallel.cut);
   if (parallel.zero > 0) text += fmt::format(" --set parallel.zero={}", parallel.zero);
   if (parallel.recompute == Recompute::layers) text += " --set parallel.recompute=layers";
+  if (parallel.split_backward == SplitBackward::on) text += " --set parallel.split_backward=on";
   if (parallel.microbatch_size > 0) text += fmt::format(" --set parallel.microbatch_size={}", parallel.microbatch_size);
   return text;
 }
@@ -198,7 +212,12 @@ Plan plan_given(const RunConfig& config, const Cluster& cluster) {
     };
     Plan plan = make_plan(chosen, cluster.num_ranks, cluster.memory_bytes, needed);
     const CostModel cost(chosen, cluster, plan);
-    if (cost.memory_bytes() <= cluster.memory_bytes) return plan;
+    if (cost.memory_bytes() <= cluster.memory_bytes) {
+      if (config.parallel.split_backward == SplitBackward::automatic && splitting_pays(chosen, cluster, plan)) {
+        plan.passes.split_backward = true;
+      }
+      return plan;
+    }
     given.cut = cut_text(config.model, starts_of(plan.layout));
     use = cost.fullest().memory;
   }
@@ -225,11 +244,16 @@ ParallelConfig fastest_layout(const RunConfig& config, const Cluster& cluster) {
   double best_seconds = std::numeric_limits<double>::infinity();
   for (const Candidate& candidate : candidates) {
     if (candidate.busiest_seconds >= best_seconds) break;
-    const RunConfig changed = with(config, candidate.parallel);
-    const double seconds = predict(changed, cluster, make_plan(changed, cluster.num_ranks, 0, never)).seconds;
+    RunConfig changed = with(config, candidate.parallel);
+    Plan plan = make_plan(changed, cluster.num_ranks, 0, never);
+    if (changed.parallel.split_backward == SplitBackward::automatic && splitting_pays(changed, cluster, plan)) {
+      changed.parallel.split_backward = SplitBackward::on;
+      plan.passes.split_backward = true;
+    }
+    const double seconds = predict(changed, cluster, plan).seconds;
     if (seconds >= best_seconds) continue;
     best_seconds = seconds;
-    best = candidate.parallel;
+    best = changed.parallel;
   }
   return *best;
 }

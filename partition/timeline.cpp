@@ -13,7 +13,10 @@ char letter_of(const Instruction& instruction) {
     case Op::forward:
       return static_cast<char>('0' + instruction.microbatch % 10);
     case Op::backward:
+    case Op::backward_input:
       return static_cast<char>('a' + instruction.microbatch % 26);
+    case Op::backward_weight:
+      return static_cast<char>('A' + instruction.microbatch % 26);
     case Op::step:
       return '#';
     default:
@@ -63,9 +66,9 @@ std::string timeline_text(const Plan& plan, const Prediction& prediction, std::i
     text += fmt::format("rank {:<6} {}\n", prediction.first_rank + rank,
                         line_of(prediction.programs[i], prediction.simulation.ranks[i], prediction.seconds, width));
   }
-  return text +
-         "0-9 forward of a microbatch (last digit), a-z its backward (a is 0), = sums over ranks, # optimizer, . "
-         "waiting\n";
+  return text + "0-9 forward of a microbatch (last digit), a-z its backward (a is 0)" +
+         (plan.passes.split_backward ? ", A-Z the part for its weights" : "") +
+         ", = sums over ranks, # optimizer, . waiting\n";
 }
 
 }  // namespace photon

@@ -102,6 +102,7 @@ Json describe(const RunConfig& config, const Plan& plan, const Prediction& predi
           {"stages", stages},
           {"microbatch_size", plan.microbatch_size},
           {"microbatches", plan.num_microbatches()},
+          {"split_backward", plan.passes.split_backward},
           {"recompute", name_of(plan.passes.recompute ? Recompute::layers : Recompute::none)},
           {"step_seconds", prediction.seconds},
           {"tokens_per_second", prediction.tokens_per_second},
@@ -154,11 +155,14 @@ void print_stages(const RunConfig& config, const Plan& plan, const Prediction& p
 void print_table(const RunConfig& config, const Cluster& cluster, const Plan& plan, const Prediction& prediction) {
   std::cout << fmt::format(
       "{} parameters on {} ranks: {} replica{} of {}\n"
-      "a step is {} sequences of {} tokens: {} microbatch{} of {} on each replica\n{}\n",
+      "a step is {} sequences of {} tokens: {} microbatch{} of {} on each replica\n{}{}\n",
       num_parameters(config.model), plan.replicas * plan.ranks_per_replica(), plan.replicas,
       plan.replicas == 1 ? "" : "s", plan.ranks_per_replica(), plan.batch_size, config.train.sequence_length,
       plan.num_microbatches(), plan.num_microbatches() == 1 ? "" : "es", plan.microbatch_size,
-      plan.passes.recompute ? "activations are computed again in the backward (parallel.recompute=layers)\n" : "");
+      plan.passes.recompute ? "activations are computed again in the backward (parallel.recompute=layers)\n" : "",
+      plan.passes.split_backward
+          ? "gradients are passed on before those of weights are computed (parallel.split_backward=on)\n"
+          : "");
   print_stages(config, plan, prediction);
   std::cout << fmt::format(
       "predicted: {} ms a step, {} tokens/s; {:.1f} % of the ranks' time is not compute; {:.1f} % of their FLOP/s are "

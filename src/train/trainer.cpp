@@ -134,6 +134,12 @@ void Trainer::execute(const Instruction& instruction, Step& step) {
       PHOTON_EXPECT(forwarded_ == instruction.microbatch, "{} after the forward of {}", instruction.str(), forwarded_);
       forwarded_ = -1;
       return backward(instruction, step);
+    case Op::backward_input:
+      if (pipeline_) return backward(instruction, step);
+      break;
+    case Op::backward_weight:
+      if (!pipeline_) break;
+      return pipeline_->backward_weights(ctx_, instruction.microbatch, *gradients_, instruction.module);
     case Op::all_reduce:
       if (instruction.module == -1) return reduce(step);
       return sums_->start(instruction, *gradients_);

@@ -78,7 +78,10 @@ class Trainer {
   // Makes plan_ by parallel.recompute, or of `none` and `layers` the first that fits on every rank (collective then);
   // returns this rank's memory.
   MemoryPlan choose_plan(std::int64_t available_bytes);
-  MemoryPlan make_plan_with(Recompute recompute, std::int64_t available_bytes);
+  // Then lets it split the backward, where parallel.split_backward leaves that open, it is predicted to be faster and
+  // fits every rank (collective then); returns this rank's memory, `memory` where plan_ stays.
+  MemoryPlan choose_split(const MemoryPlan& memory, std::int64_t available_bytes);
+  MemoryPlan make_plan_with(const ParallelConfig& parallel, std::int64_t available_bytes);
   void restore_or_initialize();
   void initialize_weights();
   void record_start();  // in logs/starts.jsonl; and prepares the trace

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 
+#include "partition/cluster.hpp"
+#include "partition/search.hpp"
 #include "storage/publish.hpp"
 #include "support/log.hpp"
 #include "train/gather_bytes.hpp"
@@ -61,15 +63,16 @@ void Trainer::open_data() {
   if (!config_.data.val.empty()) validation_ = std::make_unique<ValidationData>(config_, data_->tokenizer_hash());
 }
 
-MemoryPlan Trainer::make_plan_with(Recompute recompute, std::int64_t available_bytes) {
+MemoryPlan Trainer::make_plan_with(const ParallelConfig& parallel, std::int64_t available_bytes) {
   RunConfig config = config_;
-  config.parallel.recompute = recompute;
+  config.parallel = parallel;
   const std::vector<StagePlan> layout = cut_stages(config);
   const auto arena = [&](std::int64_t sequences) {
     std::int64_t most = 0;
     for (std::int64_t stage = 0; stage < config.parallel.stages; ++stage) {
-      most =
-          std::max(most, plan_memory(config, layout, stage, config.parallel.stages - stage, sequences, place_).arena);
+      const bool splits = config.parallel.split_backward == SplitBackward::on;
+      const std::int64_t in_flight = config.parallel.stages - (splits ? 0 : stage);
+      most = std::max(most, plan_memory(config, layout, stage, in_flight, sequences, place_).arena);
     }
     return most;
   };
@@ -85,16 +88,37 @@ MemoryPlan Trainer::make_plan_with(Recompute recompute, std::int64_t available_b
 }
 
 MemoryPlan Trainer::choose_plan(std::int64_t available_bytes) {
-  if (config_.parallel.recompute != Recompute::automatic) {
-    return make_plan_with(config_.parallel.recompute, available_bytes);
-  }
-  const MemoryPlan keeping = make_plan_with(Recompute::none, available_bytes);
+  ParallelConfig parallel = config_.parallel;
+  const bool splits = parallel.split_backward == SplitBackward::on;  // which excludes recomputation
+  if (parallel.recompute != Recompute::automatic || splits) return make_plan_with(parallel, available_bytes);
+  parallel.recompute = Recompute::none;
+  const MemoryPlan keeping = make_plan_with(parallel, available_bytes);
   const std::int64_t most = world_.all().all_reduce(keeping.total(), Reduction::max);
   if (most <= available_bytes) return keeping;
-  const MemoryPlan memory = make_plan_with(Recompute::layers, available_bytes);
+  parallel.recompute = Recompute::layers;
+  const MemoryPlan memory = make_plan_with(parallel, available_bytes);
   log_info("activations are computed again in the backward (parallel.recompute=layers): keeping them takes {} a rank",
            bytes_text(most));
   return memory;
+}
+
+MemoryPlan Trainer::choose_split(const MemoryPlan& memory, std::int64_t available_bytes) {
+  if (config_.parallel.split_backward != SplitBackward::automatic || plan_.stages == 1) return memory;
+  const std::int64_t each = world_.all().all_reduce(std::int64_t{world_.local_size()}, Reduction::max);
+  const Cluster cluster = usual_cluster(world_.size(), each, place_.space == Space::device);
+  if (!splitting_pays(config_, cluster, plan_)) return memory;
+  const Plan whole = plan_;
+  ParallelConfig parallel = config_.parallel;
+  parallel.recompute = Recompute::none;
+  parallel.split_backward = SplitBackward::on;
+  parallel.microbatch_size = whole.microbatch_size;
+  const MemoryPlan split = make_plan_with(parallel, available_bytes);
+  if (world_.all().all_reduce(split.total(), Reduction::max) > available_bytes) {
+    plan_ = whole;
+    return memory;
+  }
+  log_info("stages pass gradients on before they compute those of weights (parallel.split_backward=on)");
+  return split;
 }
 
 void Trainer::make_plan_and_buffers() {
@@ -102,7 +126,7 @@ void Trainer::make_plan_and_buffers() {
   const bool on_gpu = place_.space == Space::device;
   const std::int64_t sharing = on_gpu ? 1 : world_.local_size();  // each rank has a GPU of its own
   const std::int64_t available = world_.all().all_reduce(available_bytes(place_) / sharing, Reduction::min);
-  MemoryPlan memory = choose_plan(available);
+  const MemoryPlan memory = choose_split(choose_plan(available), available);
   config_.parallel.microbatch_size = plan_.microbatch_size;
   log_info(
       "{}memory a rank: {} = weights {} + gradients {} + optimizer {} + activations {} (microbatch {}){}{}; {} "

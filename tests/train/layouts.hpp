@@ -5,9 +5,11 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <vector>
 
+#include "kernels/elementwise.hpp"
 #include "model/compute.hpp"
 #include "model/model.hpp"
 #include "partition/cost.hpp"
@@ -133,6 +135,10 @@ class Layouts : public ::testing::Test {
     }
     rank.parameters().refresh_working_copy();
     Parameters gradients(rank.specs(), place_.space);
+    for (const ParameterSpec& spec : rank.specs()) {  // nothing that a step may read
+      fill(ctx, gradients.view(spec.name), std::numeric_limits<float>::quiet_NaN());
+    }
+    begin_gradients(ctx, gradients);
     GradientSums sums(model, plan, comm, rank.specs(), ctx);
     LossTotals totals(model);
     rank.begin_step([&](std::int64_t i) { return part(plan.first_sequence(comm.rank(), i), plan.microbatch_size); });
@@ -140,7 +146,9 @@ class Layouts : public ::testing::Test {
     for (const Instruction& i : program_of(plan, comm.rank(), plan.num_microbatches(), {})) {
       sums.advance();
       if (i.op == Op::forward) rank.forward(ctx, i.microbatch);
-      if (i.op == Op::backward) totals.add(rank.backward(ctx, i.microbatch, scales, {}, gradients, i.module));
+      if (i.op == Op::backward || i.op == Op::backward_input)
+        totals.add(rank.backward(ctx, i.microbatch, scales, {}, gradients, i.module));
+      if (i.op == Op::backward_weight) rank.backward_weights(ctx, i.microbatch, gradients, i.module);
       if (i.op == Op::send) rank.send(i);
       if (i.op == Op::receive) rank.receive(ctx, i);
       if ((i.op == Op::all_reduce && i.module != -1) || i.op == Op::reduce_scatter) sums.start(i, gradients);

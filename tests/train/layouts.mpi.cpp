@@ -38,6 +38,28 @@ TEST_F(Layouts, ThatRecomputeLayers) {
   expect_equal(vanilla_model(), {{3, {.stages = 3, .microbatch_size = 2, .recompute = layers}}}, 15);
 }
 
+TEST_F(Layouts, ThatSplitTheBackward) {
+  constexpr SplitBackward on = SplitBackward::on;
+  expect_equal(photon_model(2),
+               {{2, {.stages = 2, .cut = "decoder2", .microbatch_size = 2, .split_backward = on}},
+                {2, {.stages = 2, .cut = "decoder1.1", .microbatch_size = 8, .split_backward = on}},
+                {4, {.stages = 2, .shards = 3, .cut = "decoder1", .microbatch_size = 1, .split_backward = on}},
+                {4, {.stages = 4, .cut = "encoder2,decoder2,decoder1", .microbatch_size = 1, .split_backward = on}},
+                {4, {.stages = 4, .cut = "encoder1.1,encoder2.1,decoder1", .microbatch_size = 4, .split_backward = on}},
+                {8,
+                 {.stages = 3,
+                  .shards = 2,
+                  .cut = "encoder2,decoder2.1",
+                  .microbatch_size = 1,
+                  .zero = 1,
+                  .split_backward = on}}},
+               15);
+  ModelConfig tied = photon_model(2);
+  tied.tie_embeddings = true;
+  expect_equal(tied, {{4, {.stages = 2, .shards = 3, .microbatch_size = 2, .zero = 1, .split_backward = on}}}, 15);
+  expect_equal(vanilla_model(), {{4, {.stages = 4, .microbatch_size = 1, .split_backward = on}}}, 15);
+}
+
 TEST_F(Layouts, WithSharedMoments) {
   expect_equal(photon_model(2),
                {{8, {.microbatch_size = 1, .zero = 1}},

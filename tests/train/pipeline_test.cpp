@@ -1,6 +1,8 @@
 // Layouts with stages and shards against one process.
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "checkpoint/checkpoint.hpp"
 #include "train_process.hpp"
 
@@ -44,6 +46,41 @@ TEST_F(Pipeline, EveryLayoutTrainsAsOneProcess) {
                 {4, {"parallel.stages=4", "parallel.microbatch_size=1"}},
                 {6, {"parallel.stages=2", "parallel.shards=2", "parallel.cut=decoder2", "parallel.data=2"}}},
                {});
+}
+
+// The same products and sums, at other times.
+TEST_F(Pipeline, SplitBackwardsTrainToTheSameBits) {
+  const std::vector<Layout> layouts{
+      {2, {"parallel.stages=2", "parallel.microbatch_size=1"}},
+      {4, {"parallel.stages=2", "parallel.shards=3", "parallel.cut=decoder1", "parallel.microbatch_size=1"}},
+      {4, {"parallel.stages=3", "parallel.shards=2", "parallel.cut=encoder2,decoder2", "parallel.zero=1"}}};
+  for (const Layout& layout : layouts) {
+    const auto run = [&](const std::string& split) {
+      std::filesystem::remove_all(data_ / split);
+      const ProcessResult result = mpi_train(
+          layout.ranks, split,
+          join({"train.steps=3", "train.checkpoint_every=0", "parallel.split_backward=" + split}, layout.keys));
+      EXPECT_EQ(result.exit_code, 0) << result.errors;
+      return metrics_of(data_ / split);
+    };
+    const auto whole = run("off");
+    const auto split = run("on");
+    ASSERT_EQ(whole.size(), 3U);
+    ASSERT_EQ(split.size(), 3U);
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      for (const char* key : {"loss", "grad_norm"}) EXPECT_EQ(whole[i][key], split[i][key]) << "step " << i + 1;
+    }
+    const LoadedModel a = load_weights(data_ / "off" / "model");
+    const LoadedModel b = load_weights(data_ / "on" / "model");
+    EXPECT_EQ(std::memcmp(a.parameters.flat().host<float>(), b.parameters.flat().host<float>(),
+                          static_cast<std::size_t>(a.parameters.flat().bytes())),
+              0);
+  }
+  const ProcessResult refused =
+      mpi_train(2, "both", join(layouts[0].keys, {"parallel.split_backward=on", "parallel.recompute=layers"}));
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.errors.find("parallel.split_backward is on (parallel.recompute is layers"), std::string::npos)
+      << refused.errors;
 }
 
 TEST_F(Pipeline, WithATiedHeadLookbackAMaskAndPadding) {
