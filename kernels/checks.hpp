@@ -34,6 +34,13 @@ inline void expect_tensor(const Context& ctx, const ConstTensorView& view, DType
   expect_shape(view, shape, what);
 }
 
+// Where an op leaves the largest absolute value of its result, if anybody asks (devices only).
+inline void expect_largest(const Context& ctx, const ConstTensorView& largest) {
+  if (!largest) return;
+  PHOTON_EXPECT(ctx.space == Space::device, "the largest value of a result in {} memory", name_of(ctx.space));
+  expect_tensor(ctx, largest, DType::f32, {1}, "largest");
+}
+
 inline void expect_contiguous(const ConstTensorView& view, const char* what) {
   PHOTON_EXPECT(view.contiguous(), "{} of shape {} has strides {}, expected contiguous memory", what,
                 view.shape().str(), view.strides().str());

@@ -22,9 +22,10 @@ void expect_norm(const Context& ctx, const ConstTensorView& x, const ConstTensor
 }  // namespace
 
 void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
-                      const TensorView& y, const TensorView& rstd) {
+                      const TensorView& y, const TensorView& rstd, const TensorView& largest) {
   expect_norm(ctx, x, w, y, rstd);
-  if (ctx.space == Space::device) return cuda::rms_norm_forward(ctx, x, w, eps, y, rstd);
+  expect_largest(ctx, largest);
+  if (ctx.space == Space::device) return cuda::rms_norm_forward(ctx, x, w, eps, y, rstd, largest);
   const std::int64_t rows = x.size(0);
   const std::int64_t width = x.size(1);
   if (x.numel() == 0) return;
@@ -42,11 +43,12 @@ void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstT
 
 void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
                           const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
-                          const TensorView& rstd) {
+                          const TensorView& rstd, const TensorView& largest) {
   expect_norm(ctx, x, w, y, rstd);
   expect_tensor(ctx, delta, x.dtype(), x.shape(), "delta");
   expect_tensor(ctx, sum, x.dtype(), x.shape(), "sum");
-  if (ctx.space == Space::device) return cuda::add_rms_norm_forward(ctx, x, delta, w, eps, sum, y, rstd);
+  expect_largest(ctx, largest);
+  if (ctx.space == Space::device) return cuda::add_rms_norm_forward(ctx, x, delta, w, eps, sum, y, rstd, largest);
   const std::int64_t rows = x.size(0);
   const std::int64_t width = x.size(1);
   if (x.numel() == 0) return;
@@ -66,12 +68,13 @@ void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const Co
 
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
                        const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
-                       const TensorView& dw) {
+                       const TensorView& dw, const TensorView& largest) {
   expect_norm(ctx, x, w, dy, {});
   expect_tensor(ctx, rstd, DType::f32, {x.size(0)}, "rstd");
   expect_tensor(ctx, dx, x.dtype(), x.shape(), "dx");
   expect_tensor(ctx, dw, DType::f32, {x.size(1)}, "dw");
-  if (ctx.space == Space::device) return cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, write_dx, dw);
+  expect_largest(ctx, largest);
+  if (ctx.space == Space::device) return cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, write_dx, dw, largest);
   const std::int64_t rows = x.size(0);
   const std::int64_t width = x.size(1);
   if (x.numel() == 0) return;

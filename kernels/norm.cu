@@ -2,6 +2,7 @@
 // twice. Forward: a warp a row, or a block where rows are wide. Backward: a block a row, and one after another; each
 // block has its own partial sum of dw.
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/largest.cuh"
 #include "kernels/cuda/scratch.hpp"
 #include "kernels/cuda/sum.hpp"
 #include "kernels/norm.hpp"
@@ -50,7 +51,8 @@ template <class T, int N, int num_warps>
 __global__ void __launch_bounds__(threads, 2)
     held_forward_kernel(const T* x, std::int64_t x_stride, const T* delta, std::int64_t delta_stride, T* sum,
                         std::int64_t sum_stride, const float* __restrict__ w, float eps, T* __restrict__ y,
-                        std::int64_t y_stride, float* __restrict__ rstd, std::int64_t num_rows, int width) {
+                        std::int64_t y_stride, float* __restrict__ rstd, unsigned* largest, std::int64_t num_rows,
+                        int width) {
   using Row = Held<T, N, num_warps>;
   constexpr int num_pairs = HeldPack<T>::num_pairs;
   const std::int64_t row = std::int64_t{blockIdx.x} * (threads / Row::lanes) + threadIdx.x / Row::lanes;
@@ -84,6 +86,7 @@ __global__ void __launch_bounds__(threads, 2)
   }
   const float scale = rsqrtf(sum_of_row<num_warps>(squares) / static_cast<float>(width) + eps);
   if (rstd != nullptr && Row::lane() == 0) rstd[row] = scale;
+  unsigned most = 0;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     if (Row::at(i) >= width) continue;
@@ -94,7 +97,9 @@ __global__ void __launch_bounds__(threads, 2)
       held.x[i].set_pair(j, {a.x * scale * weight.x, a.y * scale * weight.y});
     }
     store_held(y + row * y_stride + Row::at(i), held.x[i]);
+    most = larger(most, held.x[i]);
   }
+  if (largest != nullptr) raise_by_warp(largest, most);
 }
 
 // Block b takes rows b, b + gridDim.x, ...; a thread keeps N packs of each row, the weights of its columns, and their
@@ -103,7 +108,7 @@ template <class T, int N>
 __global__ void held_backward_kernel(const T* dy, std::int64_t dy_stride, const T* __restrict__ x,
                                      std::int64_t x_stride, const float* __restrict__ w, const float* __restrict__ rstd,
                                      T* dx, std::int64_t dx_stride, bool accumulate, float* __restrict__ partial,
-                                     std::int64_t num_rows, int width) {
+                                     unsigned* largest, std::int64_t num_rows, int width) {
   constexpr int V = full_pack<T>;
   constexpr int num_pairs = HeldPack<T>::num_pairs;
   __shared__ float dots[2][warp_width];  // of the warps, for rows of even and odd turns
@@ -138,6 +143,7 @@ __global__ void held_backward_kernel(const T* dy, std::int64_t dy_stride, const 
     for (int j = 0; j < num_pairs; ++j) weight[i][j] = weight_pair(w + at(i), j);
   }
   load(blockIdx.x);
+  unsigned most = 0;
   int turn = 0;
   for (std::int64_t row = blockIdx.x; row < num_rows; row += gridDim.x, turn ^= 1) {
     Row here[N];
@@ -180,8 +186,10 @@ __global__ void held_backward_kernel(const T* dy, std::int64_t dy_stride, const 
         here[i].x.set_pair(j, result);
       }
       store_held(dx + row * dx_stride + at(i), here[i].x);
+      most = larger(most, here[i].x);
     }
   }
+  if (largest != nullptr) raise_by_block(largest, most);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     if (at(i) >= width) continue;
@@ -237,7 +245,8 @@ bool with_held_rows(std::int64_t width, Body&& body) {
 template <class T, class W, int V>
 __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta, std::int64_t delta_stride, T* sum,
                                std::int64_t sum_stride, const W* __restrict__ w, float eps, T* __restrict__ y,
-                               std::int64_t y_stride, float* __restrict__ rstd, std::int64_t num_rows, int width) {
+                               std::int64_t y_stride, float* __restrict__ rstd, unsigned* largest,
+                               std::int64_t num_rows, int width) {
   const std::int64_t row = std::int64_t{blockIdx.x} * rows_a_block + threadIdx.x / warp_width;
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
   if (row >= num_rows) return;
@@ -255,13 +264,18 @@ __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta
   const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
   if (rstd != nullptr && lane == 0) rstd[row] = scale;
   const T* const from = delta != nullptr ? sum + row * sum_stride : x;  // each lane reads back what it wrote itself
+  unsigned most = 0;
   for (int d = lane * V; d < width; d += warp_width * V) {
     const Pack<T, V> p = load_pack<V>(from + d);
     const Pack<W, V> weight = load_pack<V>(w + d);
     Pack<T, V> result;
-    for (int i = 0; i < V; ++i) result.v[i] = from_f32<T>(to_f32(p.v[i]) * scale * to_f32(weight.v[i]));
+    for (int i = 0; i < V; ++i) {
+      result.v[i] = from_f32<T>(to_f32(p.v[i]) * scale * to_f32(weight.v[i]));
+      most = larger(most, result.v[i]);
+    }
     store_pack(y + row * y_stride + d, result);
   }
+  if (largest != nullptr) raise_by_warp(largest, most);
 }
 
 // Block b takes rows b, b + gridDim.x, ...; partial[b, d] = its sum of dy * x * rstd, kept in shared memory by the
@@ -269,8 +283,10 @@ __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta
 template <class T, class W, int V>
 __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __restrict__ x, std::int64_t x_stride,
                                 const W* __restrict__ w, const float* __restrict__ rstd, T* dx, std::int64_t dx_stride,
-                                bool accumulate, float* __restrict__ partial, std::int64_t num_rows, int width) {
+                                bool accumulate, float* __restrict__ partial, unsigned* largest, std::int64_t num_rows,
+                                int width) {
   extern __shared__ float dw[];
+  unsigned most = 0;
   for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += threads * V) {
     for (int i = 0; i < V; ++i) dw[d + i] = 0;
   }
@@ -300,6 +316,7 @@ __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __
       for (int i = 0; i < V; ++i) {
         const float gradient = scale * (to_f32(g.v[i]) * to_f32(weight.v[i]) - pull * to_f32(p.v[i]));
         result.v[i] = from_f32<T>(accumulate ? to_f32(result.v[i]) + gradient : gradient);
+        most = larger(most, result.v[i]);
       }
       store_pack(dx_row + d, result);
     }
@@ -307,11 +324,14 @@ __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __
   for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += threads * V) {
     for (int i = 0; i < V; ++i) partial[std::int64_t{blockIdx.x} * width + d + i] = dw[d + i];
   }
+  if (largest != nullptr) raise_by_block(largest, most);
 }
 
 void forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta, const ConstTensorView& w,
-             double eps, const TensorView& sum, const TensorView& y, const TensorView& rstd) {
+             double eps, const TensorView& sum, const TensorView& y, const TensorView& rstd,
+             const TensorView& largest) {
   const std::int64_t num_rows = x.size(0);
+  unsigned* const found = cleared_largest(ctx, largest);
   if (num_rows == 0) return;
   const bool full = all_pack(x, delta, w, ConstTensorView(sum), ConstTensorView(y));
   with_float_type(x.dtype(), [&]<class T>(T) {
@@ -321,7 +341,7 @@ void forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView
              stream_of(ctx)>>>(device_data<T>(x), x.stride(0), optional_data<T>(delta), delta ? delta.stride(0) : 0,
                                optional_data<T>(sum), sum ? sum.stride(0) : 0, device_data<float>(w),
                                static_cast<float>(eps), device_data<T>(y), y.stride(0), optional_data<float>(rstd),
-                               num_rows, static_cast<int>(x.size(1)));
+                               found, num_rows, static_cast<int>(x.size(1)));
     };
     if (full && with_held_rows<T>(x.size(1), held)) return;
     with_pack<T>(full, [&]<int V>(std::integral_constant<int, V>) {
@@ -329,7 +349,7 @@ void forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView
           <<<grid_of(ceil_div(num_rows, rows_a_block), std::numeric_limits<int>::max()), threads, 0, stream_of(ctx)>>>(
               device_data<T>(x), x.stride(0), optional_data<T>(delta), delta ? delta.stride(0) : 0,
               optional_data<T>(sum), sum ? sum.stride(0) : 0, device_data<float>(w), static_cast<float>(eps),
-              device_data<T>(y), y.stride(0), optional_data<float>(rstd), num_rows, static_cast<int>(x.size(1)));
+              device_data<T>(y), y.stride(0), optional_data<float>(rstd), found, num_rows, static_cast<int>(x.size(1)));
     });
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());
@@ -338,21 +358,22 @@ void forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView
 }  // namespace
 
 void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
-                      const TensorView& y, const TensorView& rstd) {
-  forward(ctx, x, {}, w, eps, {}, y, rstd);
+                      const TensorView& y, const TensorView& rstd, const TensorView& largest) {
+  forward(ctx, x, {}, w, eps, {}, y, rstd, largest);
 }
 
 void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
                           const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
-                          const TensorView& rstd) {
-  forward(ctx, x, delta, w, eps, sum, y, rstd);
+                          const TensorView& rstd, const TensorView& largest) {
+  forward(ctx, x, delta, w, eps, sum, y, rstd, largest);
 }
 
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
                        const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
-                       const TensorView& dw) {
+                       const TensorView& dw, const TensorView& largest) {
   const std::int64_t num_rows = x.size(0);
   const std::int64_t width = x.size(1);
+  unsigned* const found = cleared_largest(ctx, largest);
   if (num_rows == 0) return;
   const std::int64_t blocks = std::min(num_rows, norm_backward_blocks);
   Workspace workspace(ctx);
@@ -364,7 +385,7 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
       held_backward_kernel<T, N><<<grid_of(blocks), block, 0, stream_of(ctx)>>>(
           device_data<T>(dy), dy.stride(0), device_data<T>(x), x.stride(0), device_data<float>(w),
           device_data<float>(rstd), device_data<T>(dx), dx.stride(0), write_dx == Write::accumulate,
-          device_data<float>(partial), num_rows, static_cast<int>(width));
+          device_data<float>(partial), found, num_rows, static_cast<int>(width));
     };
     if (full && with_block_rows<T>(width, held)) return;
     with_pack<T>(full, [&]<int V>(std::integral_constant<int, V>) {
@@ -372,7 +393,7 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
       backward_kernel<T, float, V><<<grid_of(blocks), threads, static_cast<std::size_t>(shared), stream_of(ctx)>>>(
           device_data<T>(dy), dy.stride(0), device_data<T>(x), x.stride(0), device_data<float>(w),
           device_data<float>(rstd), device_data<T>(dx), dx.stride(0), write_dx == Write::accumulate,
-          device_data<float>(partial), num_rows, static_cast<int>(width));
+          device_data<float>(partial), found, num_rows, static_cast<int>(width));
     });
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());

@@ -10,8 +10,10 @@
 #include "kernels/group_rows.hpp"
 #include "kernels/head_loss.hpp"
 #include "kernels/linear.hpp"
+#include "kernels/linear8.hpp"
 #include "kernels/norm.hpp"
 #include "kernels/optimizer.hpp"
+#include "kernels/quantize.hpp"
 #include "kernels/rec_loss.hpp"
 #include "kernels/rope.hpp"
 #include "kernels/sampling.hpp"
@@ -61,6 +63,21 @@ void few_norm(const Context&, const ConstTensorView&, const ConstTensorView&, do
 }
 bool few_rows_possible() {
   return false;
+}
+void quantize(const Context&, const ConstTensorView&, const Quantized&, const ConstTensorView&) {
+  throw NotConfigured("quantize on a GPU", "CUDA");
+}
+bool has_float8() {
+  return false;
+}
+void linear8_forward(const Context&, const Quantized&, const Quantized&, const TensorView&, Write) {
+  throw NotConfigured("linear8_forward on a GPU", "CUDA");
+}
+void linear8_backward_input(const Context&, const Quantized&, const Quantized&, const TensorView&, Write) {
+  throw NotConfigured("linear8_backward_input on a GPU", "CUDA");
+}
+void linear8_backward_weight(const Context&, const Quantized&, const Quantized&, const TensorView&, Write) {
+  throw NotConfigured("linear8_backward_weight on a GPU", "CUDA");
 }
 void draw_tokens(const Context&, const DrawCall&) {
   throw NotConfigured("draw_tokens on a GPU", "CUDA");
@@ -141,15 +158,15 @@ void linear_backward_weight(const Context&, const ConstTensorView&, const ConstT
   throw NotConfigured("linear_backward_weight on a GPU", "CUDA");
 }
 void rms_norm_forward(const Context&, const ConstTensorView&, const ConstTensorView&, double, const TensorView&,
-                      const TensorView&) {
+                      const TensorView&, const TensorView&) {
   throw NotConfigured("rms_norm_forward on a GPU", "CUDA");
 }
 void add_rms_norm_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
-                          double, const TensorView&, const TensorView&, const TensorView&) {
+                          double, const TensorView&, const TensorView&, const TensorView&, const TensorView&) {
   throw NotConfigured("add_rms_norm_forward on a GPU", "CUDA");
 }
 void rms_norm_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
-                       const ConstTensorView&, const TensorView&, Write, const TensorView&) {
+                       const ConstTensorView&, const TensorView&, Write, const TensorView&, const TensorView&) {
   throw NotConfigured("rms_norm_backward on a GPU", "CUDA");
 }
 void adamw(const Context&, const AdamWStep&, const TensorView&, const ConstTensorView&, const TensorView&,
@@ -183,11 +200,11 @@ void rope(const Context&, const RopeTable&, const ConstTensorView&, const Tensor
 void sample(const Context&, const ConstTensorView&, std::span<const SampleRow>, const TensorView&, const TensorView&) {
   throw NotConfigured("sample on a GPU", "CUDA");
 }
-void swiglu_forward(const Context&, const ConstTensorView&, const TensorView&) {
+void swiglu_forward(const Context&, const ConstTensorView&, const TensorView&, const TensorView&) {
   throw NotConfigured("swiglu_forward on a GPU", "CUDA");
 }
 void swiglu_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&,
-                     const TensorView&) {
+                     const TensorView&, const TensorView&) {
   throw NotConfigured("swiglu_backward on a GPU", "CUDA");
 }
 

@@ -7,10 +7,12 @@
 
 namespace photon {
 
-void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const TensorView& out) {
+void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const TensorView& out,
+                    const TensorView& largest) {
   expect_rank(ctx, out, activation_type(ctx, out, "out"), 2, "out");
   expect_tensor(ctx, gate_up, out.dtype(), {out.size(0), 2 * out.size(1)}, "gate_up");
-  if (ctx.space == Space::device) return cuda::swiglu_forward(ctx, gate_up, out);
+  expect_largest(ctx, largest);
+  if (ctx.space == Space::device) return cuda::swiglu_forward(ctx, gate_up, out, largest);
   if (out.numel() == 0) return;
   const std::int64_t width = out.size(1);
   const float* from = gate_up.host<float>();
@@ -23,12 +25,13 @@ void swiglu_forward(const Context& ctx, const ConstTensorView& gate_up, const Te
 }
 
 void swiglu_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& gate_up,
-                     const TensorView& dgate_up, const TensorView& out) {
+                     const TensorView& dgate_up, const TensorView& out, const TensorView& largest) {
   expect_rank(ctx, dout, activation_type(ctx, dout, "dout"), 2, "dout");
   expect_tensor(ctx, gate_up, dout.dtype(), {dout.size(0), 2 * dout.size(1)}, "gate_up");
   expect_tensor(ctx, dgate_up, dout.dtype(), gate_up.shape(), "dgate_up");
   if (out) expect_tensor(ctx, out, dout.dtype(), dout.shape(), "out");
-  if (ctx.space == Space::device) return cuda::swiglu_backward(ctx, dout, gate_up, dgate_up, out);
+  expect_largest(ctx, largest);
+  if (ctx.space == Space::device) return cuda::swiglu_backward(ctx, dout, gate_up, dgate_up, out, largest);
   if (dout.numel() == 0) return;
   const std::int64_t width = dout.size(1);
   const float* grad = dout.host<float>();

@@ -319,6 +319,8 @@ void multiply(const Context& ctx, const Product8& p) {
                     p.c.size(0) == p.a.size(0) && p.c.size(1) == p.b.size(0) && p.a.size(1) % 16 == 0,
                 "an 8-bit matrix product of {} and {} into {}", p.a.shape().str(), p.b.shape().str(),
                 p.c.shape().str());
+  PHOTON_EXPECT(alignment_of(p.a_scale.data()) == 16 && alignment_of(p.b_scale.data()) == 16,
+                "scales of an 8-bit matrix product that are not aligned to 16 bytes");
   PHOTON_EXPECT(p.a_format == Float8::e4m3 || p.b_format == Float8::e4m3, "a product of two e5m2 matrices");
   if (p.c.numel() == 0) return;
   const auto type = [](Float8 format) { return format == Float8::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2; };

@@ -401,8 +401,10 @@ std::vector<KernelCase> kernel_cases() {
   add_rows(cases);
   add_embedding(cases);
   add_product(cases, "qkv", decoder_rows, width, 3 * width);
+  add_product(cases, "o", decoder_rows, width, width);
   add_product(cases, "gate_up", decoder_rows, width, 2 * ffn);
   add_product(cases, "down", decoder_rows, ffn, width);
+  add_float8_cases(cases);
   add_losses(cases);
   add_optimizer(cases);
   return cases;

@@ -46,4 +46,7 @@ std::vector<KernelCase> kernel_cases();
 void add_attention_cases(std::vector<KernelCase>& cases);
 cuda::ScratchLimits attention_case_limits();
 
+// Those of 8-bit floats.
+void add_float8_cases(std::vector<KernelCase>& cases);
+
 }  // namespace photon::cli

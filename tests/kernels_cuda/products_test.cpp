@@ -86,9 +86,9 @@ TEST_P(CudaProducts, MeasuredChoicesAreKept) {
 }
 
 // The values that the bits of an 8-bit float stand for.
-float value_of(std::uint8_t bits, cuda::Float8 format) {
-  const int mantissa_bits = format == cuda::Float8::e4m3 ? 3 : 2;
-  const int bias = format == cuda::Float8::e4m3 ? 7 : 15;
+float value_of(std::uint8_t bits, Float8 format) {
+  const int mantissa_bits = format == Float8::e4m3 ? 3 : 2;
+  const int bias = format == Float8::e4m3 ? 7 : 15;
   const int exponent = (bits & 0x7f) >> mantissa_bits;
   const int mantissa = bits & ((1 << mantissa_bits) - 1);
   const double fraction = std::ldexp(mantissa, -mantissa_bits);
@@ -101,11 +101,11 @@ struct Matrix8 {
   std::vector<float> values;
 };
 // Random bits with moderate exponents: no NaN, no infinity.
-Matrix8 random_matrix8(cuda::Float8 format, std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
+Matrix8 random_matrix8(Float8 format, std::int64_t rows, std::int64_t columns, std::uint64_t seed) {
   const Tensor host(Space::host, DType::u8, {rows, columns});
   Matrix8 matrix{Tensor(Space::device, DType::u8, {rows, columns}), {}};
-  const int low = format == cuda::Float8::e4m3 ? 4 << 3 : 12 << 2;
-  const int range = format == cuda::Float8::e4m3 ? 5 << 3 : 5 << 2;
+  const int low = format == Float8::e4m3 ? 4 << 3 : 12 << 2;
+  const int range = format == Float8::e4m3 ? 5 << 3 : 5 << 2;
   for (std::int64_t i = 0; i < rows * columns; ++i) {
     const std::uint64_t bits = random_bits(seed, 5, static_cast<std::uint64_t>(i));
     const int magnitude = low + static_cast<int>(bits % static_cast<std::uint64_t>(range));
@@ -122,11 +122,11 @@ TEST_P(CudaProducts, EightBitFloats) {
   const double factor =
       static_cast<double>(a_scale.host.host<float>()[0]) * static_cast<double>(b_scale.host.host<float>()[0]);
   for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{16, 16, 16}, {48, 80, 272}, {160, 144, 1536}}) {
-    for (const cuda::Float8 format : {cuda::Float8::e4m3, cuda::Float8::e5m2}) {
+    for (const Float8 format : {Float8::e4m3, Float8::e5m2}) {
       SCOPED_TRACE(::testing::Message() << m << " x " << n << " x " << k
-                                        << (format == cuda::Float8::e4m3 ? "" : " e5m2"));
+                                        << (format == Float8::e4m3 ? "" : " e5m2"));
       const Matrix8 a = random_matrix8(format, m, k, 3);
-      const Matrix8 b = random_matrix8(cuda::Float8::e4m3, n, k, 4);
+      const Matrix8 b = random_matrix8(Float8::e4m3, n, k, 4);
       const std::vector<double> none(static_cast<std::size_t>(m * n));
       std::vector<double> expected = product(a.values.data(), b.values.data(), m, n, k, none);
       for (double& x : expected) x *= factor;
