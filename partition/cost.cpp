@@ -162,7 +162,8 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
   for (const ParameterSpec& spec : hosted) cost.num_parameters += spec.numel();
   cost.arena_bytes = stage_activation_bytes(model, layers, plan_.microbatch_size, config_.train.sequence_length, groups,
                                             element_, plan_.passes);
-  cost.memory.weights = weight_bytes(flat_size(hosted), element_);
+  cost.memory.weights =
+      weight_bytes(flat_size(hosted), element_) + (plan_.passes.fp8 ? fp8_weight_bytes(model, layers) : 0);
   cost.memory.gradients = float_bytes * flat_size(hosted);
   cost.buckets = buckets_of(model, plan_, rank, hosted);
   const std::int64_t updated = plan_.zero ? num_owned(hosted, owned_ranges(cost.buckets)) : flat_size(hosted);

@@ -331,7 +331,7 @@ Plan make_plan(const RunConfig& config, std::int64_t num_ranks, std::int64_t bud
   plan.stages = parallel.stages;
   plan.shards = parallel.shards;
   plan.zero = parallel.zero == 1;
-  plan.passes = pass_options(parallel);
+  plan.passes = pass_options(config);
   plan.whole_sequences = config.model.lookback > 0;
   const std::int64_t each = plan.ranks_per_replica();
   const std::string replica = each == 1 ? std::string("every rank is one replica")

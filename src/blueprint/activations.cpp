@@ -38,8 +38,35 @@ Widths widths(const StackConfig& stack, std::int64_t width) {
   return {width, 2 * stack.kv_heads * (width / stack.heads), stack.ffn, stack.heads};
 }
 
+// A layer's products in their order: x [rows, inputs] times a weight [outputs, inputs].
+struct LayerProduct {
+  std::int64_t rows, outputs, inputs;
+};
+std::vector<LayerProduct> layer_products(const Widths& w, const StackShape& shape, bool trimmed) {
+  const std::int64_t n = shape.rows();
+  const std::int64_t m = trimmed ? shape.output_rows() : n;
+  std::vector<LayerProduct> products{{n, trimmed ? w.kv : w.d + w.kv, w.d}};
+  if (trimmed) products.push_back({m, w.d, w.d});  // the queries
+  products.push_back({m, w.d, w.d});
+  products.push_back({m, 2 * w.f, w.d});
+  products.push_back({m, w.d, w.f});
+  return products;
+}
+
+// The 8-bit copies that a product makes of its input in the forward, and of the gradient of its output in the backward.
+void input_copy(Meter& meter, const LayerProduct& p, const PassOptions& options) {
+  if (product_in_fp8(options, p.rows, p.outputs, p.inputs)) meter.touch(arena_bytes(p.rows * p.inputs, 1));
+}
+void gradient_copies(Meter& meter, const LayerProduct& p, const PassOptions& options) {
+  if (product_in_fp8(options, p.rows, p.outputs, p.inputs)) {
+    const std::int64_t copies = options.split_backward ? 1 : 2;
+    meter.touch(copies * arena_bytes(p.rows * p.outputs, 1) + arena_bytes(1, f32_bytes));
+  }
+}
+
 // Stack::allocate_layer.
-void layer(Meter& meter, const Widths& w, AttentionKind kind, const StackShape& shape, bool trimmed, bool saving) {
+void layer(Meter& meter, const Widths& w, AttentionKind kind, const StackShape& shape, bool trimmed, bool saving,
+           const PassOptions& options) {
   const std::int64_t n = shape.rows();
   const std::int64_t m = trimmed ? shape.output_rows() : n;
   meter.activations(n * (trimmed ? w.kv : w.d + w.kv));
@@ -47,10 +74,16 @@ void layer(Meter& meter, const Widths& w, AttentionKind kind, const StackShape& 
   meter.activations(m * w.d);
   meter.activations(m * w.d);
   meter.activations(m * 2 * w.f);
-  if (!saving) return;
-  meter.floats(n);
-  meter.floats(m);
-  if (kind == AttentionKind::stream) meter.floats(shape.sequences * w.heads * shape.positions);
+  if (saving) {
+    meter.floats(n);
+    meter.floats(m);
+    if (kind == AttentionKind::stream) meter.floats(shape.sequences * w.heads * shape.positions);
+  }
+  for (const LayerProduct& p : layer_products(w, shape, trimmed)) {
+    if (!product_in_fp8(options, p.rows, p.outputs, p.inputs)) continue;
+    if (saving) meter.bytes(p.rows * p.inputs);
+    meter.floats(1);
+  }
 }
 
 // Stack::attention_operands.
@@ -67,10 +100,20 @@ void positions(Meter& meter, AttentionKind kind, const StackShape& shape) {
 }
 
 // Stack::project's gathering of output rows.
-void gather_rows(Meter& meter, const Widths& w, const StackShape& shape) {
+void gather_rows(Meter& meter, const Widths& w, const StackShape& shape, const PassOptions& options) {
   const std::int64_t mark = meter.used();
   meter.activations(shape.output_rows() * w.d);
+  input_copy(meter, layer_products(w, shape, true)[1], options);
   meter.rewind(mark);
+}
+
+// The forward of a layer.
+void run_layer(Meter& meter, const Widths& w, const StackShape& shape, bool trimmed, const PassOptions& options) {
+  const std::vector<LayerProduct> products = layer_products(w, shape, trimmed);
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    if (!trimmed || i != 1) input_copy(meter, products[i], options);
+  }
+  if (trimmed) gather_rows(meter, w, shape, options);
 }
 
 }  // namespace
@@ -83,9 +126,26 @@ std::int64_t weight_bytes(std::int64_t elements, std::int64_t element) {
   return elements * (f32_bytes + (element == f32_bytes ? 0 : element));
 }
 
-PassOptions pass_options(const ParallelConfig& parallel) {
-  return {.recompute = parallel.recompute == Recompute::layers,
-          .split_backward = parallel.split_backward == SplitBackward::on};
+PassOptions pass_options(const RunConfig& config) {
+  return {.recompute = config.parallel.recompute == Recompute::layers,
+          .split_backward = config.parallel.split_backward == SplitBackward::on,
+          .fp8 = config.train.precision == Precision::fp8};
+}
+
+bool product_in_fp8(const PassOptions& options, std::int64_t rows, std::int64_t outputs, std::int64_t inputs) {
+  constexpr std::int64_t least_rows = 4096;
+  return options.fp8 && rows >= least_rows && rows % 16 == 0 && outputs % 16 == 0 && inputs % 16 == 0;
+}
+
+std::int64_t fp8_weight_bytes(const ModelConfig& config, const LayerRange& layers) {
+  const bool vanilla = config.type == ModelType::vanilla;
+  std::int64_t elements = 0;
+  for (std::int64_t module = 0; module < num_modules(config); ++module) {
+    const std::int64_t level = module < config.num_levels() ? module + 1 : 2 * config.num_levels() - module - 1;
+    const Widths w = widths(module_stack(config, module), vanilla ? config.dim : config.width(level));
+    elements += part_of(config, layers, module).size() * ((w.d + w.kv) * w.d + w.d * w.d + 3 * w.f * w.d);
+  }
+  return 2 * elements;
 }
 
 std::int64_t arena_bytes(std::int64_t elements, std::int64_t element_size) {
@@ -102,7 +162,7 @@ std::int64_t stack_saved_bytes(const StackConfig& stack, const StackPart& part, 
   Meter meter(element);
   const Widths w = widths(stack, width);
   for (std::int64_t i = part.begin; i < part.end; ++i) {
-    if (!options.recompute) layer(meter, w, kind, shape, i + 1 == part.of && shape.trimmed(), true);
+    if (!options.recompute) layer(meter, w, kind, shape, i + 1 == part.of && shape.trimmed(), true, options);
     if (i > part.begin) meter.activations(shape.rows() * w.d);
   }
   if (!part.ends()) return meter.peak();
@@ -136,12 +196,13 @@ std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, const StackPa
   meter.activations(n * w.d);
   meter.activations(n * w.d);
   meter.activations(n * w.f);
+  if (options.fp8) meter.floats(1);
   positions(meter, kind, shape);
   const std::int64_t base = meter.used();
   for (std::int64_t i = part.begin; i < part.end; ++i) {
     const bool trimmed = i + 1 == part.of && shape.trimmed();
-    if (options.recompute) layer(meter, w, kind, shape, trimmed, false);
-    if (trimmed) gather_rows(meter, w, shape);
+    if (options.recompute) layer(meter, w, kind, shape, trimmed, false, options);
+    run_layer(meter, w, shape, trimmed, options);
     meter.rewind(base);
   }
   return meter.peak();
@@ -165,17 +226,25 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackP
     meter.activations(n * w.f);
   }
   positions(meter, kind, shape);
+  for (int i = 0; i < 2 && options.fp8; ++i) meter.floats(1);
   if (!options.split_backward && shape.trimmed()) meter.activations(m * w.d);
   const std::int64_t base = meter.used();
   for (std::int64_t i = part.begin; i < part.end; ++i) {
     const bool trimmed = i + 1 == part.of && shape.trimmed();
     if (options.recompute) {
-      layer(meter, w, kind, shape, trimmed, true);
-      if (trimmed) gather_rows(meter, w, shape);
+      layer(meter, w, kind, shape, trimmed, true, options);
+      run_layer(meter, w, shape, trimmed, options);
     }
+    const std::vector<LayerProduct> products = layer_products(w, shape, trimmed);
     meter.activations((trimmed ? m : n) * w.d);
     if (!options.split_backward) attention_operands(meter, w, shape, trimmed);
-    if (trimmed) gather_rows(meter, w, shape);
+    for (std::size_t p = 0; p < products.size(); ++p) {
+      if (!trimmed || p != 1) gradient_copies(meter, products[p], options);
+    }
+    if (trimmed) {
+      meter.activations(m * w.d);
+      gradient_copies(meter, products[1], options);
+    }
     meter.rewind(base);
   }
   return meter.peak();
@@ -195,8 +264,8 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
   const std::int64_t base = meter.used();
   for (std::int64_t i = 0; i < stack.layers; ++i) {
     const bool trimmed = i + 1 == stack.layers && shape.trimmed();
-    layer(meter, w, kind, shape, trimmed, false);
-    if (trimmed) gather_rows(meter, w, shape);
+    layer(meter, w, kind, shape, trimmed, false, {});
+    if (trimmed) gather_rows(meter, w, shape, {});
     meter.rewind(base);
   }
   return meter.peak();

@@ -43,11 +43,19 @@ struct PassOptions {
   // The backward leaves the weight gradients of linear layers to a part of its own, which may come later: what their
   // products read is kept until then.
   bool split_backward = false;
+  // Products of layers in 8-bit floats, those of product_in_fp8().
+  bool fp8 = false;
 
   bool operator==(const PassOptions&) const = default;
 };
 // By the configuration's words; `auto` is `none`, and `off`, until somebody chooses.
-PassOptions pass_options(const ParallelConfig& parallel);
+PassOptions pass_options(const RunConfig& config);
+
+// Whether x [rows, inputs] times a layer's weight [outputs, inputs] is computed in 8-bit floats: for many rows, where
+// the faster product outweighs making the copies; all multiples of 16, as such products ask.
+bool product_in_fp8(const PassOptions& options, std::int64_t rows, std::int64_t outputs, std::int64_t inputs);
+// Bytes of the 8-bit copies of these layers' weights, as they are and transposed.
+std::int64_t fp8_weight_bytes(const ModelConfig& config, const LayerRange& layers);
 
 // Of the layers of `part`; the whole stack by default.
 std::int64_t stack_saved_bytes(const StackConfig& stack, std::int64_t width, AttentionKind kind,

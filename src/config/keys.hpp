@@ -216,7 +216,11 @@ void describe_train(Visitor& v, Train& c) {
            c.rec_stop_gradient);
   v.scalar(Key("device", "", "where to compute: `cpu`, `cuda` (a GPU), or `auto`: the GPU where there is one"),
            c.device);
-  v.scalar(Key("precision", "", "arithmetic of the matrix products; master weights are fp32"), c.precision);
+  v.scalar(
+      Key("precision", "",
+          "arithmetic of the matrix products; master weights are fp32. `fp8`: as bf16, but the products of layers with "
+          "many rows in 8-bit floats (docs/numerics.md)"),
+      c.precision);
   v.scalar(Key("seed", "", "of the initial weights and of the order of the data").at_least(0), c.seed);
   v.scalar(Key("eval_every", "steps", "steps between evaluations on `data.val`; 0: only at the end")
                .at_least(0)

@@ -2,6 +2,7 @@
 
 #include "blueprint/activations.hpp"
 #include "kernels/head_loss.hpp"
+#include "model/float8_weights.hpp"
 #include "model/photon_model.hpp"
 #include "model/vanilla_model.hpp"
 
@@ -42,9 +43,16 @@ Model::Model(const ModelConfig& config, Space space, DType dtype)
   parameters_.make_working_copy(dtype);
 }
 
+Model::~Model() = default;
+
 void Model::set_pass_options(const PassOptions& options) {
   PHOTON_EXPECT(!options.split_backward, "a model's backward is one piece: that of a part can be split (ModelPart)");
   options_ = options;
+  float8_ = options.fp8 ? std::make_unique<Float8Weights>(stacks()) : nullptr;
+}
+
+void Model::weights_changed(const Context& ctx) {
+  if (float8_) float8_->refresh(ctx);
 }
 
 TensorView Model::head_weight() const {

@@ -15,6 +15,9 @@
 
 namespace photon {
 
+class Float8Weights;
+struct StackTensors;
+
 struct Batch {
   ConstTensorView tokens;  // [B, T] i32, host
   ConstTensorView mask;    // [B, T] u8, host, 1 where the token counts in the cross-entropy; empty = all count
@@ -57,15 +60,19 @@ struct RecLossOptions {
 
 class Model {
  public:
-  virtual ~Model() = default;
+  virtual ~Model();
   const ModelConfig& config() const { return config_; }
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
   TensorView head_weight() const;         // [V, D_0] as ops read it; the embedding when tied
   DType dtype() const { return dtype_; }  // of activations, caches and the weights that ops read: f32, or bf16
 
-  // What forward_backward() keeps between its forward and its backward.
+  // How forward_backward() computes, and what it keeps between its forward and its backward. With products in 8-bit
+  // floats, sets memory aside for the weights in them; evaluate() and hidden() always read the weights as they are.
   void set_pass_options(const PassOptions& options);
+  // To be called, with products in 8-bit floats, before the first forward_backward() and after every change of the
+  // weights: makes the copies that it reads.
+  void weights_changed(const Context& ctx);
 
   // Where forward_backward() adds its sums from now on (GatheredLosses::view()), returning 0 in their place and waiting
   // for no device; empty: nowhere.
@@ -91,11 +98,13 @@ class Model {
 
  protected:
   Model(const ModelConfig& config, Space space, DType dtype);
+  virtual std::vector<StackTensors*> stacks() = 0;
 
   ModelConfig config_;
   DType dtype_;
   Parameters parameters_;
   PassOptions options_;
+  std::unique_ptr<Float8Weights> float8_;
   TensorView gathered_;
 };
 

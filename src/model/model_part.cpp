@@ -1,5 +1,6 @@
 #include "model/model_part.hpp"
 
+#include "model/float8_weights.hpp"
 #include "model/vanilla_stage.hpp"
 
 namespace photon {
@@ -9,7 +10,13 @@ class PhotonPart : public ModelPart {
  public:
   PhotonPart(const ModelConfig& config, const LayerRange& layers, const Parameters& weights, DType dtype,
              const PassOptions& options)
-      : stage_(config, layers, dtype), weights_(stage_.bind(weights)), options_(options) {}
+      : stage_(config, layers, dtype), weights_(stage_.bind(weights)), options_(options) {
+    if (options.fp8) float8_.emplace(stacks_of(weights_));
+  }
+
+  void weights_changed(const Context& ctx) override {
+    if (float8_) float8_->refresh(ctx);
+  }
 
   StagePass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const override {
     StagePass pass = stage_.begin(ctx, arena, batch, groups);
@@ -37,6 +44,7 @@ class PhotonPart : public ModelPart {
  private:
   PhotonStage stage_;
   PhotonTensors weights_;
+  std::optional<Float8Weights> float8_;
   PassOptions options_;
 };
 
@@ -44,7 +52,13 @@ class VanillaPart : public ModelPart {
  public:
   VanillaPart(const ModelConfig& config, const LayerRange& layers, const Parameters& weights, std::int32_t start_token,
               DType dtype, const PassOptions& options)
-      : stage_(config, layers, start_token, dtype), weights_(stage_.bind(weights)), options_(options) {}
+      : stage_(config, layers, start_token, dtype), weights_(stage_.bind(weights)), options_(options) {
+    if (options.fp8) float8_.emplace(std::vector<StackTensors*>{&weights_.stack});
+  }
+
+  void weights_changed(const Context& ctx) override {
+    if (float8_) float8_->refresh(ctx);
+  }
 
   StagePass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const override {
     PHOTON_EXPECT(groups.begin == 0 && groups.count == batch.tokens.numel(), "a vanilla model takes whole sequences");
@@ -73,6 +87,7 @@ class VanillaPart : public ModelPart {
  private:
   VanillaStage stage_;
   VanillaTensors weights_;
+  std::optional<Float8Weights> float8_;
   PassOptions options_;
 };
 

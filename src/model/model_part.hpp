@@ -12,6 +12,9 @@ class ModelPart {
  public:
   virtual ~ModelPart() = default;
 
+  // As Model::weights_changed().
+  virtual void weights_changed(const Context& ctx) = 0;
+
   // In this order, as PhotonStage has them; vanilla parts take all groups.
   virtual StagePass begin(const Context& ctx, Arena& arena, const Batch& batch, const GroupRange& groups) const = 0;
   virtual void forward(const Context& ctx, Arena& arena, StagePass& pass) = 0;

@@ -36,6 +36,7 @@ class PhotonModel : public Model {
   std::int64_t decode_groups_bytes(std::int64_t l, std::int64_t groups) const;
 
  private:
+  std::vector<StackTensors*> stacks() override { return stacks_of(tensors_); }
   // The teacher-forced pass without saving; arena memory.
   struct Pass;
   // Room for activations.

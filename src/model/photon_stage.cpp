@@ -134,6 +134,15 @@ PhotonTensors PhotonStage::bind(const Parameters& parameters) const {
   return t;
 }
 
+std::vector<StackTensors*> stacks_of(PhotonTensors& tensors) {
+  std::vector<StackTensors*> stacks;
+  for (LevelTensors& level : tensors.levels) {
+    stacks.push_back(&level.encoder);
+    stacks.push_back(&level.decoder);
+  }
+  return stacks;
+}
+
 Shape PhotonStage::state_shape(const GroupBatch& shape, std::int64_t l) const {
   return {shape.batch, shape.units(config_, l), config_.width(l)};
 }

@@ -32,6 +32,7 @@ struct PhotonTensors {
   TensorView head;          // [V, D_0]
   std::vector<LevelTensors> levels;
 };
+std::vector<StackTensors*> stacks_of(PhotonTensors& tensors);
 
 // Some groups of a batch. Where they are whole sequences they are laid out as such: [B, M_l, D_l]; else behind each
 // other as of one sequence. The last positions of a sequence may be padding: token 0, mask 0.

@@ -8,6 +8,7 @@
 #include "kernels/linear.hpp"
 #include "kernels/norm.hpp"
 #include "kernels/swiglu.hpp"
+#include "model/layer_product.hpp"
 
 namespace photon {
 namespace {
@@ -92,7 +93,8 @@ StackShape Stack::shape_of(const ConstTensorView& x, const TensorView& out) cons
   return {x.size(0), x.size(1), out.size(1)};
 }
 
-Stack::LayerSaved Stack::allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving) const {
+Stack::LayerSaved Stack::allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving,
+                                        const PassOptions& options) const {
   const std::int64_t n = shape.rows();
   const std::int64_t m = trimmed ? shape.output_rows() : n;
   const std::int64_t kv = 2 * config_.kv_heads * head_width();
@@ -108,27 +110,37 @@ Stack::LayerSaved Stack::allocate_layer(Arena& arena, const StackShape& shape, b
     if (kind_ == AttentionKind::stream)
       layer.lse = full_floats(arena, {shape.sequences, config_.heads, shape.positions});
   }
+  const auto input = [&](std::int64_t rows, std::int64_t outputs, std::int64_t inputs) {
+    return allocate_product_input(arena, options, rows, outputs, inputs, saving);
+  };
+  layer.qkv_in = input(n, trimmed ? kv : width_ + kv, width_);
+  if (trimmed) layer.q_in = input(m, width_, width_);
+  layer.o_in = input(m, width_, width_);
+  layer.gate_up_in = input(m, 2 * config_.ffn, width_);
+  layer.down_in = input(m, width_, config_.ffn);
   return layer;
 }
 
 void Stack::project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-                    const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const {
+                    const TensorView& h, const TensorView& largest, const RowPositions& positions,
+                    const LayerSaved& layer) const {
   const std::int64_t kv_heads = config_.kv_heads;
   const std::int64_t hd = head_width();
   if (!trimmed) {
-    linear_forward(ctx, h, w.qkv, layer.qkv);
+    product_forward(ctx, arena, h, {w.qkv, w.qkv8}, layer.qkv_in, layer.qkv, largest);
     const TensorView qk = layer.qkv.slice(1, 0, width_ + kv_heads * hd).split(1, config_.heads + kv_heads);
     if (positions.all) rope(ctx, rope_, positions.all, qk, Rotation::forward);
     return;
   }
-  linear_forward(ctx, h, w.qkv.slice(0, width_, 2 * kv_heads * hd), layer.qkv);
+  const LayerWeight weight{w.qkv, w.qkv8};
+  product_forward(ctx, arena, h, weight.rows(width_, 2 * kv_heads * hd), layer.qkv_in, layer.qkv, largest);
   const TensorView k = layer.qkv.slice(1, 0, kv_heads * hd).split(1, kv_heads);
   if (positions.all) rope(ctx, rope_, positions.all, k, Rotation::forward);
 
   const ArenaScope scope(arena);
   const TensorView rows = floats(arena, {shape.output_rows(), width_});
   copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
-  linear_forward(ctx, rows, w.qkv.slice(0, 0, width_), layer.q);
+  product_forward(ctx, arena, rows, weight.rows(0, width_), layer.q_in, layer.q, largest);
   if (positions.outputs) rope(ctx, rope_, positions.outputs, layer.q.split(1, config_.heads), Rotation::forward);
 }
 
@@ -153,20 +165,20 @@ void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved
 
 void Stack::layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
                           bool trimmed, const ConstTensorView& x, const TensorView& h_all, const TensorView& delta_all,
-                          const RowPositions& positions, const LayerSaved& layer) const {
-  project(ctx, arena, w, shape, trimmed, h_all, positions, layer);
+                          const TensorView& largest, const RowPositions& positions, const LayerSaved& layer) const {
+  project(ctx, arena, w, shape, trimmed, h_all, largest, positions, layer);
   attend(ctx, shape, layer);
   const std::int64_t m = layer.mid.size(0);
   const TensorView delta = delta_all.slice(0, 0, m);
   const TensorView h = h_all.slice(0, 0, m);
-  linear_forward(ctx, layer.attn, w.o, delta);
+  product_forward(ctx, arena, layer.attn, {w.o, w.o8}, layer.o_in, delta);
   ConstTensorView residual = x;
   if (trimmed) {
     copy_elements(ctx, output_rows(x, shape), layer.mid.split(0, shape.sequences));
     residual = layer.mid;
   }
-  add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, layer.mid, h, layer.rstd2);
-  linear_forward(ctx, h, w.gate_up, layer.gate_up);
+  add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, layer.mid, h, layer.rstd2, largest);
+  product_forward(ctx, arena, h, {w.gate_up, w.gate_up8}, layer.gate_up_in, layer.gate_up, largest);
 }
 
 Stack::RowPositions Stack::row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape) {
@@ -191,7 +203,7 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     saved->input = x.reshape({n, width_});
     for (std::size_t i = 0; i < num_layers; ++i) {
       const bool trimmed = i + 1 == num_layers && shape.trimmed();
-      saved->layers.push_back(saving ? allocate_layer(arena, shape, trimmed, true) : LayerSaved());
+      saved->layers.push_back(saving ? allocate_layer(arena, shape, trimmed, true, saved->options) : LayerSaved());
       if (i > 0) saved->layers[i].x = floats(arena, {n, width_});
     }
     if (part_.ends()) {
@@ -205,6 +217,9 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   const TensorView delta_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
   const TensorView carried = keeping ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
+  const PassOptions options = keeping ? saved->options : PassOptions();
+  // Of h, then of the activation, where products are of 8-bit floats.
+  const TensorView largest = options.fp8 ? full_floats(arena, {1}) : TensorView();
   // Attention inside groups turns queries and keys itself.
   const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
 
@@ -215,14 +230,14 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     const bool trimmed = trims(shape, i);
     const std::int64_t m = trimmed ? shape.output_rows() : n;
     const ArenaScope layer_scope(arena);
-    const LayerSaved layer = saving ? saved->layers[i] : allocate_layer(arena, shape, trimmed, false);
-    if (i == 0) rms_norm_forward(ctx, stream, w.attn_norm, norm_eps_, h_all, layer.rstd1);
+    const LayerSaved layer = saving ? saved->layers[i] : allocate_layer(arena, shape, trimmed, false, options);
+    if (i == 0) rms_norm_forward(ctx, stream, w.attn_norm, norm_eps_, h_all, layer.rstd1, largest);
 
-    layer_forward(ctx, arena, w, shape, trimmed, stream, h_all, delta_all, positions, layer);
+    layer_forward(ctx, arena, w, shape, trimmed, stream, h_all, delta_all, largest, positions, layer);
     const TensorView delta = delta_all.slice(0, 0, m);
     const TensorView act = act_all.slice(0, 0, m);
-    swiglu_forward(ctx, layer.gate_up, act);
-    linear_forward(ctx, act, w.down, delta);
+    swiglu_forward(ctx, layer.gate_up, act, largest);
+    product_forward(ctx, arena, act, {w.down, w.down8}, layer.down_in, delta, largest);
 
     if (last && !part_.ends()) {
       copy_elements(ctx, layer.mid, out.reshape({m, width_}));
@@ -233,7 +248,8 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     } else {
       const TensorView next = keeping ? saved->layers[i + 1].x : carried;
       const TensorView next_rstd = keeping ? saved->layers[i + 1].rstd1 : TensorView();
-      add_rms_norm_forward(ctx, layer.mid, delta, weights.layers[i + 1].attn_norm, norm_eps_, next, h_all, next_rstd);
+      add_rms_norm_forward(ctx, layer.mid, delta, weights.layers[i + 1].attn_norm, norm_eps_, next, h_all, next_rstd,
+                           largest);
       stream = next;
     }
   }
@@ -272,9 +288,10 @@ void Stack::keep_operands(Arena& arena, Saved& saved) const {
   }
 }
 
-void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
-                               const LayerSaved& layer, const RowPositions& positions, const ConstTensorView& dattn,
-                               const LayerOperands& d, const TensorView& dh) const {
+void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const TensorView& g_qkv,
+                               const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
+                               const ConstTensorView& dattn, const LayerOperands& d, const TensorView& h,
+                               const TensorView& dh, Write write) const {
   const std::int64_t s = shape.sequences;
   const std::int64_t hkv = config_.kv_heads;
   const std::int64_t kv_width = hkv * head_width();
@@ -296,41 +313,25 @@ void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTens
                               dk, dv);
   }
 
+  const LayerWeight weight{w.qkv, w.qkv8};
   if (!trimmed) {
     const TensorView dqk = d.qkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv);
     if (positions.all) rope(ctx, rope_, positions.all, dqk, Rotation::backward);
-    linear_backward_input(ctx, d.qkv, w.qkv, dh);
+    product_backward(ctx, arena, d.qkv, h, weight, layer.qkv_in, g_qkv, dh, write);
     return;
   }
   const TensorView dk_flat = d.qkv.slice(1, 0, kv_width).split(1, hkv);
   if (positions.all) rope(ctx, rope_, positions.all, dk_flat, Rotation::backward);
-  linear_backward_input(ctx, d.qkv, w.qkv.slice(0, width_, 2 * kv_width), dh);
+  product_backward(ctx, arena, d.qkv, h, weight.rows(width_, 2 * kv_width), layer.qkv_in,
+                   g_qkv ? g_qkv.slice(0, width_, 2 * kv_width) : g_qkv, dh, write);
 
   if (positions.outputs) rope(ctx, rope_, positions.outputs, dq_flat.split(1, config_.heads), Rotation::backward);
   const ArenaScope scope(arena);
   const TensorView rows = floats(arena, {shape.output_rows(), width_});
-  linear_backward_input(ctx, dq_flat, w.qkv.slice(0, 0, width_), rows);
+  if (g_qkv && !layer.q_in) copy_elements(ctx, output_rows(h, shape), rows.split(0, s));
+  product_backward(ctx, arena, dq_flat, rows, weight.rows(0, width_), layer.q_in,
+                   g_qkv ? g_qkv.slice(0, 0, width_) : g_qkv, rows, write);
   copy_elements(ctx, rows.split(0, s), output_rows(dh, shape), Write::accumulate);
-}
-
-void Stack::mlp_weights(const Context& ctx, const LayerTensors& w, const LayerTensors& g, const LayerSaved& layer,
-                        const LayerOperands& d, const TensorView& h, Write write) const {
-  linear_backward_weight(ctx, d.down, d.act, g.down, write);
-  rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
-  linear_backward_weight(ctx, layer.gate_up, h, g.gate_up, write);
-}
-
-void Stack::attention_weights(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
-                              const StackShape& shape, const LayerSaved& layer, const ConstTensorView& x,
-                              const LayerOperands& d, const TensorView& h, Write write) const {
-  linear_backward_weight(ctx, d.o, layer.attn, g.o, write);
-  rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h, TensorView());
-  if (!d.q) return linear_backward_weight(ctx, d.qkv, h, g.qkv, write);
-  linear_backward_weight(ctx, d.qkv, h, g.qkv.slice(0, width_, d.qkv.size(1)), write);
-  const ArenaScope scope(arena);
-  const TensorView rows = floats(arena, {shape.output_rows(), width_});
-  copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
-  linear_backward_weight(ctx, d.q, rows, g.qkv.slice(0, 0, width_), write);
 }
 
 void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
@@ -345,6 +346,10 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   const TensorView h_all = splits ? TensorView() : floats(arena, {n, width_});
   const TensorView act_all = splits ? TensorView() : floats(arena, {n, config_.ffn});
   const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
+  // Of the gradient that the next product takes, where products are of 8-bit floats; and of what is computed again.
+  const TensorView largest = saved.options.fp8 ? full_floats(arena, {1}) : TensorView();
+  const TensorView forward_largest = saved.options.fp8 ? full_floats(arena, {1}) : TensorView();
+  TensorView stream_largest = part_.ends() ? largest : TensorView();
 
   // The gradient of the residual stream, [n, D]; [m, D] until the trimmed layer's queries have been passed. Where it is
   // kept it moves on to other memory behind every product that reads it.
@@ -357,7 +362,7 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   }
   if (part_.ends()) {
     rms_norm_backward(ctx, dout.reshape({shape.output_rows(), width_}), saved.last, weights.norm, saved.rstd, stream,
-                      Write::replace, gradients.norm);
+                      Write::replace, gradients.norm, largest);
   } else {
     copy_elements(ctx, dout.reshape({n, width_}), stream);
   }
@@ -365,37 +370,54 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   for (std::size_t i = weights.layers.size(); i-- > 0;) {
     const LayerTensors& w = weights.layers[i];
     const LayerTensors& g = gradients.layers[i];
+    const LayerTensors now = splits ? LayerTensors() : g;  // the gradients of matrices that are made here
     const ArenaScope layer_scope(arena);
     const ConstTensorView x = i == 0 ? saved.input : ConstTensorView(saved.layers[i].x);
     const bool trimmed = trims(shape, i);
-    const LayerSaved layer = saved.options.recompute ? allocate_layer(arena, shape, trimmed, true) : saved.layers[i];
+    const LayerSaved layer =
+        saved.options.recompute ? allocate_layer(arena, shape, trimmed, true, saved.options) : saved.layers[i];
     if (saved.options.recompute) {
-      rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, layer.rstd1);
-      layer_forward(ctx, arena, w, shape, trimmed, x, h_all, dh_all, positions, layer);
+      rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, layer.rstd1, forward_largest);
+      layer_forward(ctx, arena, w, shape, trimmed, x, h_all, dh_all, forward_largest, positions, layer);
     }
     const std::int64_t m = trimmed ? shape.output_rows() : n;
     const TensorView dh = dh_all.slice(0, 0, m);
+    const TensorView h = splits ? TensorView() : h_all.slice(0, 0, m);
     const TensorView dattn = floats(arena, {m, width_});
     LayerOperands d = splits ? saved.operands[i] : attention_operands(arena, layer);
 
-    // MLP. The activation is computed again where its gradient is passed on.
+    // MLP. The activation is computed again where its gradient is passed on, the normalised rows before their product;
+    // in 8-bit floats these have been kept.
     d.down = stream;
     if (!splits) d.act = act_all.slice(0, 0, m);
-    linear_backward_input(ctx, d.down, w.down, d.act);                 // d(act)
-    swiglu_backward(ctx, d.act, layer.gate_up, layer.gate_up, d.act);  // act
-    if (!splits) mlp_weights(ctx, w, g, layer, d, h_all.slice(0, 0, m), write);
-    linear_backward_input(ctx, layer.gate_up, w.gate_up, dh);
+    if (layer.down_in) {
+      if (saved.options.recompute) {
+        swiglu_forward(ctx, layer.gate_up, d.act, forward_largest);
+        quantize(ctx, d.act, layer.down_in, forward_largest);
+      }
+      product_backward(ctx, arena, d.down, {}, {w.down, w.down8}, layer.down_in, now.down, d.act, write,
+                       stream_largest);  // d(act)
+      swiglu_backward(ctx, d.act, layer.gate_up, layer.gate_up, {}, largest);
+    } else {
+      linear_backward_input(ctx, d.down, w.down, d.act);                          // d(act)
+      swiglu_backward(ctx, d.act, layer.gate_up, layer.gate_up, d.act, largest);  // act
+      if (!splits) linear_backward_weight(ctx, d.down, d.act, g.down, write);
+    }
+    if (!splits && !layer.gate_up_in) rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
+    product_backward(ctx, arena, layer.gate_up, h, {w.gate_up, w.gate_up8}, layer.gate_up_in, now.gate_up, dh, write,
+                     largest);
     if (splits) {
       copy_elements(ctx, stream, d.o);
       stream = d.o;
     }
-    rms_norm_backward(ctx, dh, layer.mid, w.mlp_norm, layer.rstd2, stream, Write::accumulate, g.mlp_norm);
+    rms_norm_backward(ctx, dh, layer.mid, w.mlp_norm, layer.rstd2, stream, Write::accumulate, g.mlp_norm, largest);
 
     // Attention.
     d.o = stream;
-    linear_backward_input(ctx, d.o, w.o, dattn);
-    attention_backward(ctx, arena, w, shape, layer, positions, dattn, d, dh_all);
-    if (!splits) attention_weights(ctx, arena, w, g, shape, layer, x, d, h_all, write);
+    product_backward(ctx, arena, d.o, layer.attn, {w.o, w.o8}, layer.o_in, now.o, dattn, write, largest);
+    const bool kept = layer.qkv_in && (!trimmed || layer.q_in);
+    if (!splits && !kept) rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, TensorView());
+    attention_backward(ctx, arena, w, now.qkv, shape, layer, positions, dattn, d, h_all, dh_all, write);
     if (splits || trimmed) {
       const TensorView next = splits && i > 0 ? saved.operands[i - 1].down : stream_all;
       if (trimmed) fill(ctx, next, 0.0F);
@@ -403,8 +425,28 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
                     trimmed ? output_rows(next, shape) : next.split(0, shape.sequences));
       stream = next;
     }
-    rms_norm_backward(ctx, dh_all, x, w.attn_norm, layer.rstd1, stream, Write::accumulate, g.attn_norm);
+    rms_norm_backward(ctx, dh_all, x, w.attn_norm, layer.rstd1, stream, Write::accumulate, g.attn_norm, largest);
+    stream_largest = largest;
   }
+}
+
+void Stack::layer_weights(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
+                          const StackShape& shape, const LayerSaved& layer, const ConstTensorView& x,
+                          const LayerOperands& d, const TensorView& h_all, Write write) const {
+  const auto gradient = [&](const ConstTensorView& dy, const ConstTensorView& input, const Quantized& kept,
+                            const TensorView& dw) { product_backward(ctx, arena, dy, input, {}, kept, dw, {}, write); };
+  const TensorView h = h_all.slice(0, 0, layer.mid.size(0));
+  gradient(d.down, d.act, layer.down_in, g.down);
+  if (!layer.gate_up_in) rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
+  gradient(layer.gate_up, h, layer.gate_up_in, g.gate_up);
+  gradient(d.o, layer.attn, layer.o_in, g.o);
+  if (!layer.qkv_in || (d.q && !layer.q_in)) rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, TensorView());
+  if (!d.q) return gradient(d.qkv, h_all, layer.qkv_in, g.qkv);
+  gradient(d.qkv, h_all, layer.qkv_in, g.qkv.slice(0, width_, d.qkv.size(1)));
+  const ArenaScope scope(arena);
+  const TensorView rows = floats(arena, {shape.output_rows(), width_});
+  if (!layer.q_in) copy_elements(ctx, output_rows(h_all, shape), rows.split(0, shape.sequences));
+  gradient(d.q, rows, layer.q_in, g.qkv.slice(0, 0, width_));
 }
 
 void Stack::backward_weights(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
@@ -414,12 +456,10 @@ void Stack::backward_weights(const Context& ctx, Arena& arena, const StackTensor
   const ArenaScope scope(arena);
   const TensorView h = floats(arena, {saved.shape.rows(), width_});
   for (std::size_t i = weights.layers.size(); i-- > 0;) {
-    const LayerTensors& w = weights.layers[i];
-    const LayerTensors& g = gradients.layers[i];
     const LayerSaved& layer = saved.layers[i];
     const ConstTensorView x = i == 0 ? saved.input : ConstTensorView(layer.x);
-    mlp_weights(ctx, w, g, layer, saved.operands[i], h.slice(0, 0, layer.mid.size(0)), write);
-    attention_weights(ctx, arena, w, g, saved.shape, layer, x, saved.operands[i], h, write);
+    layer_weights(ctx, arena, weights.layers[i], gradients.layers[i], saved.shape, layer, x, saved.operands[i], h,
+                  write);
   }
 }
 

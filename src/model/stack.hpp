@@ -13,6 +13,7 @@
 #include "blueprint/activations.hpp"
 #include "config/model_config.hpp"
 #include "kernels/linear.hpp"
+#include "kernels/quantize.hpp"
 #include "kernels/rope.hpp"
 #include "model/parameters.hpp"
 #include "tensor/context.hpp"
@@ -27,6 +28,11 @@ struct LayerTensors {
   TensorView mlp_norm;   // [D]
   TensorView gate_up;    // [2F, D]
   TensorView down;       // [D, F]
+  // Weights in 8-bit floats (Float8Weights); empty where no product is.
+  Quantized qkv8 = {};
+  Quantized o8 = {};
+  Quantized gate_up8 = {};
+  Quantized down8 = {};
 };
 struct StackTensors {
   std::vector<LayerTensors> layers;
@@ -67,6 +73,13 @@ class Stack {
     TensorView mid;      // [m, D] after attention
     TensorView rstd2;    // [m]
     TensorView gate_up;  // [m, 2F]
+    // Of the products that are computed in 8-bit floats (product_in_fp8): their inputs, transposed alone, for the
+    // weights' gradients. Scales alone where no backward follows.
+    Quantized qkv_in;      // normalised rows, n
+    Quantized q_in;        // those of the output positions, m; only when trimmed
+    Quantized o_in;        // attention's result
+    Quantized gate_up_in;  // normalised rows, m
+    Quantized down_in;     // activation
   };
   // What the products for a layer's weight gradients read besides: the gradients of the results of its products (that
   // of gate and up takes the place of LayerSaved::gate_up), and the inner activation.
@@ -117,32 +130,35 @@ class Stack {
     TensorView outputs;
   };
   static RowPositions row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape);
-  LayerSaved allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving) const;
+  LayerSaved allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving,
+                            const PassOptions& options) const;
   // Runs all layers; saved == nullptr: nothing is kept.
   void run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
            const TensorView& out, Saved* saved);
   // From the normalised rows h [n, D] of a layer's input x to the last product but one, filling `layer`; h is
-  // overwritten with the normalised rows of layer.mid. `delta` [n, D] is scratch.
+  // overwritten with the normalised rows of layer.mid. `delta` [n, D] is scratch. `largest` (f32 [1], or empty) holds
+  // the largest value of h, before and after.
   void layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-                     const ConstTensorView& x, const TensorView& h, const TensorView& delta,
+                     const ConstTensorView& x, const TensorView& h, const TensorView& delta, const TensorView& largest,
                      const RowPositions& positions, const LayerSaved& layer) const;
   // q, k, v of a layer from the normalised rows h, rotated unless `positions` is empty.
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-               const TensorView& h, const RowPositions& positions, const LayerSaved& layer) const;
+               const TensorView& h, const TensorView& largest, const RowPositions& positions,
+               const LayerSaved& layer) const;
   void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer) const;
   // Room for the gradients of queries, keys and values alone.
   static LayerOperands attention_operands(Arena& arena, const LayerSaved& layer);
-  // From dattn to d.qkv and d.q, and the gradient dh of the normalised rows (replaced).
-  void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
-                          const LayerSaved& layer, const RowPositions& positions, const ConstTensorView& dattn,
-                          const LayerOperands& d, const TensorView& dh) const;
-  // The weights' gradients of a layer: of down, gate and up; of o, q, k and v. `h` is scratch for the normalised rows,
-  // [m, D] and [n, D]; x is the layer's input.
-  void mlp_weights(const Context& ctx, const LayerTensors& w, const LayerTensors& g, const LayerSaved& layer,
-                   const LayerOperands& d, const TensorView& h, Write write) const;
-  void attention_weights(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
-                         const StackShape& shape, const LayerSaved& layer, const ConstTensorView& x,
-                         const LayerOperands& d, const TensorView& h, Write write) const;
+  // From dattn to d.qkv and d.q, the gradient of their weight (none where g_qkv is empty) and that of the normalised
+  // rows h, dh (replaced).
+  void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const TensorView& g_qkv,
+                          const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
+                          const ConstTensorView& dattn, const LayerOperands& d, const TensorView& h,
+                          const TensorView& dh, Write write) const;
+  // The gradients of a layer's matrices, where the backward left them. `h` [n, D] is scratch for the normalised rows; x
+  // is the layer's input.
+  void layer_weights(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,
+                     const StackShape& shape, const LayerSaved& layer, const ConstTensorView& x, const LayerOperands& d,
+                     const TensorView& h, Write write) const;
   bool trims(const StackShape& shape, std::size_t layer) const {
     return static_cast<std::int64_t>(layer) + 1 == part_.size() && shape.trimmed();
   }

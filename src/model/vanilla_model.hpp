@@ -24,6 +24,7 @@ class VanillaModel : public Model {
   TensorView embedding() const { return embed_; }
 
  private:
+  std::vector<StackTensors*> stacks() override { return {&weights_}; }
   // [start, t_0 .. t_{T-2}] of every sequence, [B*T] i32.
   TensorView inputs(const Context& ctx, Arena& arena, const Batch& batch) const;
   // Room for activations.

@@ -7,6 +7,7 @@
 
 #include "blueprint/activations.hpp"
 #include "blueprint/parameters.hpp"
+#include "kernels/quantize.hpp"
 #include "model/compute.hpp"
 #include "model/model.hpp"
 #include "support/error.hpp"
@@ -52,13 +53,16 @@ std::int64_t available_host_bytes() {
 TrainPlace train_place(const TrainConfig& config) {
   const Space space = space_of_device(name_of(config.device));
   if (config.precision == Precision::fp32) return {space, DType::f32};
-  const char* const name = config.precision == Precision::bf16 ? "bf16" : "fp8";
+  const char* const name = name_of(config.precision);
   if (space == Space::host) {
     throw InputError(fmt::format("train.precision {} needs a GPU", name),
                      "this run trains on the CPU, which computes in fp32", "set train.precision to fp32");
   }
-  if (config.precision == Precision::fp8) {
-    throw InputError("train.precision fp8 cannot be used", "products of 8-bit floats are not there yet",
+  if (config.precision == Precision::fp8 && !cuda::has_float8()) {
+    throw InputError("train.precision fp8 cannot be used",
+                     fmt::format("{} does not multiply 8-bit floats, which takes a GPU of compute capability 8.9 or "
+                                 "later",
+                                 device::name(0)),
                      "set train.precision to bf16");
   }
   return {space, DType::bf16};
@@ -73,11 +77,12 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<StagePlan>& la
   const StagePlan& part = layout[static_cast<std::size_t>(stage)];
   const std::int64_t flat = flat_size(hosted_parameters(config.model, part.layers)) * 4;
   const bool on_device = place.space == Space::device;
-  return {.weights = weight_bytes(flat / f32_bytes, element_bytes(place.dtype)),
+  const PassOptions passes = pass_options(config);
+  return {.weights = weight_bytes(flat / f32_bytes, element_bytes(place.dtype)) +
+                     (passes.fp8 ? fp8_weight_bytes(config.model, part.layers) : 0),
           .gradients = flat,
           .optimizer = 2 * flat,
-          .arena = num_in_flight *
-                   stage_arena_bytes(config, part, microbatch_size, place.dtype, pass_options(config.parallel)),
+          .arena = num_in_flight * stage_arena_bytes(config, part, microbatch_size, place.dtype, passes),
           .gathered = layout.size() > 1 && stage == 0 && !on_device ? flat_size(parameters(config.model)) * 4 : 0,
           .scratch = on_device ? training_scratch_bytes(config.model, microbatch_size, config.train.sequence_length,
                                                         place.dtype) +

@@ -192,6 +192,7 @@ void PipelineRank::finish() {
 
 LossSums PipelineRank::evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec) {
   begin_step([&](std::int64_t) { return batch; });
+  if (Flight& f = flight(ctx, 0); f.pass) f.pass->options.fp8 = false;  // as on one rank
   for (const Instruction& instruction : forward_program(plan_, rank_, 0)) {
     if (instruction.op == Op::receive) receive(ctx, instruction);
     if (instruction.op == Op::forward) forward(ctx, 0);

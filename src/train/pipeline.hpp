@@ -43,6 +43,8 @@ class PipelineRank {
   void receive(const Context& ctx, const Instruction& instruction);
   // Waits until everything that was sent has arrived.
   void finish();
+  // As Model::weights_changed().
+  void weights_changed(const Context& ctx) { part_->weights_changed(ctx); }
   // Forward and losses of one batch of at most the plan's microbatch size; every rank of the replica calls it.
   LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec);
 

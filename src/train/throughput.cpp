@@ -76,11 +76,10 @@ std::int64_t microbatch_of(const RunConfig& config, const TrainPlace& place, std
   const TrainConfig& train = config.train;
   if (config.parallel.microbatch_size > 0) return config.parallel.microbatch_size;
   if (place.space == Space::host) return train.batch_size;
-  return choose_microbatch_size(train.batch_size, train.batch_size, arena_budget(config, available, place),
-                                [&](std::int64_t sequences) {
-                                  return training_arena_bytes(config.model, sequences, train.sequence_length,
-                                                              place.dtype, pass_options(config.parallel));
-                                });
+  return choose_microbatch_size(
+      train.batch_size, train.batch_size, arena_budget(config, available, place), [&](std::int64_t sequences) {
+        return training_arena_bytes(config.model, sequences, train.sequence_length, place.dtype, pass_options(config));
+      });
 }
 
 }  // namespace
@@ -159,7 +158,7 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
   const Context& ctx = compute.context();
   result.matrix_gflops = measure_matrix_gflops(ctx, place.dtype);
   const auto model = make_model(config.model, place.space, 0, place.dtype);
-  model->set_pass_options(pass_options(config.parallel));
+  model->set_pass_options(pass_options(config));
   initialize(model->parameters(), train.seed);
   Parameters gradients(config.model, place.space, "gradients");
   AdamWOptimizer optimizer(model->parameters().specs(), train, place.space);
@@ -179,6 +178,7 @@ Throughput measure_training(const RunConfig& config, std::int64_t warmup, std::i
     if (on_device && last) device::start_profiler();
     const auto begin = Clock::now();
     clock.mark(0);
+    model->weights_changed(ctx);
     begin_gradients(ctx, gradients);
     losses.clear(ctx);
     for (std::int64_t first = 0; first < train.batch_size; first += micro) {

@@ -107,6 +107,7 @@ void Trainer::run_step() {
     step.scales.rec.push_back(units == 0 ? 0 : train.alpha / static_cast<double>(units));
   }
 
+  pipeline_ ? pipeline_->weights_changed(ctx_) : model_->weights_changed(ctx_);
   begin_gradients(ctx_, *gradients_);
   losses_->clear(ctx_);
   if (pipeline_) pipeline_->begin_step([this](std::int64_t i) { return microbatch(i); });

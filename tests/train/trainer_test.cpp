@@ -380,6 +380,7 @@ TEST_F(TrainerTest, ALastSaveThatFailsIsAnError) {
 
 TEST_F(TrainerTest, RefusesWhatItCannotDo) {
   EXPECT_ERROR(train(data_.config({"train.precision=bf16"}), run()), InputError, "train.precision bf16 needs a GPU");
+  EXPECT_ERROR(train(data_.config({"train.precision=fp8"}), run()), InputError, "train.precision fp8 needs a GPU");
   EXPECT_ERROR(train(data_.config({"parallel.stages=2"}), run()), InputError,
                "the job has 1 rank (a replica of parallel.stages 2 and parallel.shards 1 is 2 ranks)");
   EXPECT_ERROR(train(data_.config({"parallel.microbatch_size=4"}), run()), InputError, "does not divide");

@@ -9,6 +9,7 @@
 
 #include "../train/tiny_run.hpp"
 #include "comm/world.hpp"
+#include "kernels/quantize.hpp"
 #include "train/throughput.hpp"
 
 namespace photon {
@@ -28,6 +29,23 @@ class GpuTraining : public ::testing::Test {
     options.run = data_ / name;
     World world;
     Trainer(world, data_.config(overrides), options).run();
+    return options.run;
+  }
+
+  // Of a model and batch whose products are computed in 8-bit floats by train.precision fp8.
+  std::filesystem::path train_larger(const std::string& name, const std::vector<std::string>& overrides) {
+    std::string yaml = data_.yaml();
+    for (const auto& [from, to] :
+         {std::pair{"dim: 8", "dim: 64"}, std::pair{"dim: 12", "dim: 96"}, std::pair{"ffn: 16", "ffn: 128"},
+          std::pair{"batch_size: 6, sequence_length: 16", "batch_size: 72, sequence_length: 256"}}) {
+      for (std::size_t at = yaml.find(from); at != std::string::npos; at = yaml.find(from, at + 1)) {
+        yaml.replace(at, std::string(from).size(), to);
+      }
+    }
+    TrainOptions options;
+    options.run = data_ / name;
+    World world;
+    Trainer(world, parse_run_config(yaml, "larger.yaml", overrides), options).run();
     return options.run;
   }
 
@@ -76,6 +94,47 @@ TEST_F(GpuTraining, ContinuesBitForBit) {
     ASSERT_EQ(a.size(), 9U);
     ASSERT_EQ(b.size(), 9U);
     for (std::size_t i = 0; i < 9; ++i) EXPECT_EQ(a[i]["loss"], b[i]["loss"]) << precision << " step " << i + 1;
+  }
+}
+
+TEST_F(GpuTraining, LearnsInEightBitFloatsAsInBf16) {
+  if (!cuda::has_float8()) GTEST_SKIP() << "this GPU has no 8-bit floats";
+  const std::vector<std::string> settings{
+      "train.device=cuda", "train.steps=40", "train.eval_every=0", "train.checkpoint_every=0",
+      constant_rate[0],    constant_rate[1], constant_rate[2]};
+  const auto full = metrics_of(train_larger("bf16", with(settings, {"train.precision=bf16"})));
+  const auto eight = metrics_of(train_larger("fp8", with(settings, {"train.precision=fp8"})));
+  ASSERT_EQ(full.size(), 40U);
+  ASSERT_EQ(eight.size(), 40U);
+  for (std::size_t i = 0; i < 40; ++i) {
+    const double expected = full[i]["loss"];
+    EXPECT_NEAR(eight[i]["loss"].get<double>(), expected, 5e-2 * expected) << "step " << i + 1;
+  }
+  EXPECT_LT(eight.back()["loss"].get<double>(), 0.7 * eight.front()["loss"].get<double>());
+  EXPECT_NE(eight.back()["loss"], full.back()["loss"]);
+}
+
+TEST_F(GpuTraining, ContinuesBitForBitInEightBitFloats) {
+  if (!cuda::has_float8()) GTEST_SKIP() << "this GPU has no 8-bit floats";
+  for (const std::string deterministic : {"true", "false"}) {
+    const std::vector<std::string> settings{"train.device=cuda",
+                                            "train.precision=fp8",
+                                            "train.checkpoint_every=3",
+                                            "train.deterministic=" + deterministic,
+                                            "parallel.microbatch_size=36",
+                                            constant_rate[0],
+                                            constant_rate[1],
+                                            constant_rate[2]};
+    const auto straight = train_larger("straight_" + deterministic, with(settings, {"train.steps=7"}));
+    train_larger("parts_" + deterministic, with(settings, {"train.steps=4"}));
+    // The algorithms that one run measured are the other's too.
+    const auto parts = train_larger("parts_" + deterministic, with(settings, {"train.steps=7"}));
+    const auto a = metrics_of(straight);
+    const auto b = metrics_of(parts);
+    ASSERT_EQ(a.size(), 7U);
+    ASSERT_EQ(b.size(), 7U);
+    for (std::size_t i = 0; i < 7; ++i) EXPECT_EQ(a[i]["loss"], b[i]["loss"]) << "step " << i + 1;
+    EXPECT_TRUE(weights_of(straight) == weights_of(parts));
   }
 }
 
