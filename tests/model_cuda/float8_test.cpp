@@ -9,6 +9,7 @@
 #include "kernels/elementwise.hpp"
 #include "kernels/quantize.hpp"
 #include "model/compute.hpp"
+#include "model/model_part.hpp"
 
 namespace photon {
 namespace {
@@ -125,6 +126,39 @@ TEST_P(Float8Model, RecomputingTakesThePlannedMemory) {
   pass({.recompute = true, .fp8 = true});
   EXPECT_EQ(model_->arena_peak(),
             training_arena_bytes(config(), batch, length, DType::bf16, {.recompute = true, .fp8 = true}));
+}
+
+// A part whose backward leaves the weights' gradients for later copies the same operands then.
+TEST_P(Float8Model, ASplitBackwardGivesTheSameBits) {
+  const TokenBatch tokens(batch, length, config().vocab_size, 6);
+  LossScales scales;
+  scales.ce = 1.0 / (batch * length);
+  for (const std::int64_t units : unpadded_units(config(), batch, length)) {
+    scales.rec.push_back(0.3 / static_cast<double>(units));
+  }
+  const LayerRange layers = all_layers(config());
+  const auto gradients_of = [&](const PassOptions& options) {
+    const auto part = make_model_part(config(), layers, model_->parameters(), 1, DType::bf16, options);
+    part->weights_changed(ctx());
+    const std::int64_t bytes =
+        stage_activation_bytes(config(), layers, batch, length, all_groups(config(), tokens.batch()).count,
+                               element_bytes(DType::bf16), options);
+    Arena arena(Space::device, bytes, "the part's activations");
+    Parameters gradients(config(), Space::device);
+    StagePass pass = part->begin(ctx(), arena, tokens.batch(), all_groups(config(), tokens.batch()));
+    part->forward(ctx(), arena, pass);
+    part->begin_backward(ctx(), arena, pass);
+    for (std::int64_t module = num_modules(config()) - 1; module >= 0; --module) {
+      part->backward(ctx(), arena, gradients, pass, module, scales, {});
+    }
+    for (std::int64_t module = 0; options.split_backward && module < num_modules(config()); ++module) {
+      part->backward_weights(ctx(), arena, gradients, pass, module);
+    }
+    compute_->synchronize();
+    EXPECT_EQ(arena.peak(), bytes);
+    return values_of(gradients.flat());
+  };
+  EXPECT_EQ(gradients_of({.split_backward = true, .fp8 = true}), gradients_of({.fp8 = true}));
 }
 
 TEST_P(Float8Model, ReadsTheWeightsAsTheyAreAfterAChange) {
