@@ -31,7 +31,7 @@ struct Shared {
   static constexpr int key_tile = keys * Width * 2;
   static constexpr int query_tile = rows * Width * 2;
   static constexpr int score_tile = rows * keys * 2;
-  static constexpr int statistics_tile = rows * sizeof(Statistics);
+  static constexpr int statistics_tile = 2 * rows * 4;  // the log-sum-exps, then the others
   static constexpr int k = 0;
   static constexpr int v = k + key_tile;
   static constexpr int q = v + key_tile;              // two stages
@@ -85,11 +85,11 @@ __device__ void score(unsigned base, int stage, int first_row, int first_key, co
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = part.row + 16 * i + 8 * half + lane / 4;
+        const unsigned statistics = base + At::statistics + stage * At::statistics_tile + row * 4;
         float lse;
         float delta;
-        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                     : "=f"(lse), "=f"(delta)
-                     : "r"(base + At::statistics + stage * At::statistics_tile + row * 8));
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(lse) : "r"(statistics));
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(delta) : "r"(statistics + rows * 4));
 #pragma unroll
         for (int j = 0; j < 2 * down; ++j) {
 #pragma unroll
@@ -156,10 +156,12 @@ __global__ void __launch_bounds__(threads, 1) backward_kernel(Backward a) {
                                          first, s.positions);
     mma::load_rows<rows, Width, threads>({base + At::dout + stage * At::query_tile}, a.dout.at(work.b, h),
                                          a.dout.position, first, s.positions);
-    if (threadIdx.x < rows) {
-      const int row = first + static_cast<int>(threadIdx.x);
-      const Statistics* const from = a.statistics + (std::int64_t{work.b} * work.num_heads + h) * a.padded;
-      mma::copy_pair(base + At::statistics + stage * At::statistics_tile + threadIdx.x * 8, from + row, true);
+    constexpr int chunks = rows / 4;
+    const int chunk = static_cast<int>(threadIdx.x);
+    if (chunk < 2 * chunks) {
+      const float* const from = (chunk < chunks ? a.lse_log2 : a.delta) +
+                                (std::int64_t{work.b} * work.num_heads + h) * a.padded + first + chunk % chunks * 4;
+      mma::copy_chunk(base + At::statistics + stage * At::statistics_tile + chunk * 16, from, true);
     }
   };
   mma::load_rows<keys, Width, threads>({base + At::k}, a.k.at(work.b, work.kh), a.k.position, work.first_key,
@@ -231,7 +233,8 @@ __global__ void __launch_bounds__(threads, 1) backward_kernel(Backward a) {
 template <int Width>
 __global__ void __launch_bounds__(threads)
     statistics_kernel(Heads<const bf16> out, Heads<const bf16> dout, const float* __restrict__ lse,
-                      Statistics* __restrict__ statistics, int num_heads, int padded, std::int64_t num_rows, Sizes s) {
+                      float* __restrict__ lse_log2, float* __restrict__ delta, int num_heads, int padded,
+                      std::int64_t num_rows, Sizes s) {
   constexpr int lanes = Width / mma::chunk_elements;
   const std::int64_t row = (std::int64_t{blockIdx.x} * threads + threadIdx.x) / lanes;
   const int chunk = static_cast<int>(threadIdx.x) % lanes;
@@ -239,9 +242,9 @@ __global__ void __launch_bounds__(threads)
   const std::int64_t h = row % num_heads;
   const std::int64_t n = row / num_heads % padded;
   const std::int64_t b = row / num_heads / padded;
-  Statistics* const to = statistics + (b * num_heads + h) * padded + n;
+  const std::int64_t to = (b * num_heads + h) * padded + n;
   if (n >= s.positions) {
-    if (chunk == 0) *to = {0, 0};
+    if (chunk == 0) lse_log2[to] = delta[to] = 0;
     return;
   }
   const auto x = load_pack<mma::chunk_elements>(out.at(b, h) + n * out.position + chunk * mma::chunk_elements);
@@ -253,7 +256,8 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
   for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(together, sum, step);
   if (chunk != 0) return;
-  *to = {lse[(b * num_heads + h) * s.positions + n] * static_cast<float>(1.0 / ln2), sum};
+  lse_log2[to] = lse[(b * num_heads + h) * s.positions + n] * static_cast<float>(1.0 / ln2);
+  delta[to] = sum;
 }
 
 template <int Width>
@@ -268,22 +272,23 @@ void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView&
   const std::int64_t num_blocks = q.size(0) * k.size(2) * ceil_div(q.size(1), keys);
   PHOTON_EXPECT(num_blocks < std::numeric_limits<int>::max(), "attention on a GPU over {}", q.shape().str());
   Workspace workspace(ctx);
-  auto* const statistics =
-      reinterpret_cast<Statistics*>(device_data<float>(workspace.take(DType::f32, {num_rows * 2})));
+  auto* const lse_log2 = device_data<float>(workspace.take(DType::f32, {num_rows}));
+  auto* const delta = device_data<float>(workspace.take(DType::f32, {num_rows}));
   auto* const sums = device_data<float>(workspace.take(DType::f32, {num_rows * Width}));
   const TensorView counters = workspace.take(DType::i32, {query_tiles * num_warps + 1});
   auto* const turns = device_data<std::int32_t>(counters);
   PHOTON_CUDA_CHECK(cudaMemsetAsync(turns, 0, static_cast<std::size_t>(counters.bytes()), stream_of(ctx)));
   const std::int64_t statistics_blocks = ceil_div(num_rows * (Width / mma::chunk_elements), threads);
   statistics_kernel<Width><<<static_cast<unsigned>(statistics_blocks), threads, 0, stream_of(ctx)>>>(
-      heads_of(out), heads_of(dout), device_data<float>(lse), statistics, static_cast<int>(q.size(2)),
+      heads_of(out), heads_of(dout), device_data<float>(lse), lse_log2, delta, static_cast<int>(q.size(2)),
       static_cast<int>(padded), num_rows, s);
   PHOTON_CUDA_CHECK(cudaGetLastError());
   const Backward a{heads_of(q),
                    heads_of(k),
                    heads_of(v),
                    heads_of(dout),
-                   statistics,
+                   lse_log2,
+                   delta,
                    heads_of(dq),
                    heads_of(dk),
                    heads_of(dv),

@@ -12,19 +12,16 @@ struct Relay {
   int* ticket;  // the next piece of work
 };
 
-// What the backward pass needs of a query besides q and dout.
-struct Statistics {
-  float lse_log2;  // its log-sum-exp, as a power of two
-  float delta;     // out . dout
-};
-
 // All that a backward pass over keys is given.
 struct Backward {
   Heads<const bf16> q;
   Heads<const bf16> k;
   Heads<const bf16> v;
   Heads<const bf16> dout;
-  const Statistics* statistics;  // [B, Hq, padded], zeros from N on
+  // What is needed of a query besides q and dout, [B, Hq, padded], zeros from N on: its log-sum-exp as a power of two,
+  // and out . dout.
+  const float* lse_log2;
+  const float* delta;
   Heads<bf16> dq;
   Heads<bf16> dk;
   Heads<bf16> dv;

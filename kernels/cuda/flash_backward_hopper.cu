@@ -16,58 +16,55 @@ using mma::Lies;
 __device__ inline void join_consumers() {
   asm volatile("bar.sync 1, %0;" ::"n"(num_consumers) : "memory");
 }
-__device__ inline void arrive_warp(unsigned barrier) {
-  __syncwarp();
-  if (threadIdx.x % warp_width == 0) tma::arrive(barrier);
-}
-// Of two queries side by side.
-__device__ inline void load_statistics(unsigned from, float (&lse)[2], float (&delta)[2]) {
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(lse[0]), "=f"(delta[0]), "=f"(lse[1]), "=f"(delta[1])
-               : "r"(from));
+// Of queries 8 j + lane % 4 * 2 and the one beside it.
+template <int N>
+__device__ void load_statistics(unsigned from, float (&to)[N][2]) {
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(to[j][0]), "=f"(to[j][1]) : "r"(from + j * 32));
+  }
 }
 
-// A warpgroup's [64, Width] result to rows first .. + 63, by way of its own rows of panels in shared memory.
+// A warp's [16, Width] part of a result to rows first .. + 15, by way of its own rows of the tiles of d loss / d score.
 template <int Width, int Rows>
-__device__ void write_rows(unsigned char* shared, int tile, int group, const float (&x)[Width / 8][4], float factor,
+__device__ void write_rows(unsigned char* shared, unsigned base, const float (&x)[Width / 8][4], float factor,
                            bf16* __restrict__ to, std::int64_t stride, int first, const Sizes& s) {
+  using At = Shared<Width, Rows>;
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
-  const int warp_row = group * own_keys + static_cast<int>(threadIdx.x) / warp_width % 4 * 16;
-  const unsigned base = mma::shared_address(shared);
+  const int own = At::ds + static_cast<int>(threadIdx.x) / warp_width * 16 * wgmma::panel_bytes;
+  __syncwarp();
 #pragma unroll
   for (int j = 0; j < Width / 8; ++j) {
-    const mma::Tile<wgmma::panel> panel{base + tile + j / 8 * Shared<Width, Rows>::key_panel};
+    const mma::Tile<wgmma::panel> panel{base + own + j / 8 * At::ds_tile};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      mma::store_word(panel.at(warp_row + 8 * half + lane / 4, j % 8) + lane % 4 * 4,
+      mma::store_word(panel.at(8 * half + lane / 4, j % 8) + lane % 4 * 4,
                       mma::pack(x[j][2 * half] * factor, x[j][2 * half + 1] * factor));
     }
   }
   __syncwarp();
   constexpr int chunks = Width / mma::chunk_elements;
+  bf16* const rows = to + std::int64_t{first} * stride;
 #pragma unroll
   for (int i = lane; i < 16 * chunks; i += warp_width) {
-    const int row = warp_row + i / chunks;
+    const int row = i / chunks;
     const int chunk = i % chunks;
     if (first + row >= s.positions) continue;
-    const mma::Tile<wgmma::panel> panel{base + tile + chunk / 8 * Shared<Width, Rows>::key_panel};
+    const mma::Tile<wgmma::panel> panel{base + own + chunk / 8 * At::ds_tile};
     store_pack(
-        to + (std::int64_t{first} + row) * stride + chunk * mma::chunk_elements,
+        rows + row * stride + chunk * mma::chunk_elements,
         load_pack<mma::chunk_elements>(reinterpret_cast<const bf16*>(shared + (panel.at(row, chunk % 8) - base))));
   }
 }
 
 template <int Width, int Rows>
-__device__ void consume(const Backward& a, unsigned char* shared, unsigned base, const Piece<Rows>& work) {
+__device__ void consume(const Backward& a, const Pieces& pieces, unsigned char* shared, unsigned base) {
   using At = Shared<Width, Rows>;
   const Barriers<Width, Rows> barriers{base};
   const Sizes& s = a.s;
-  const int num_steps = work.a_head * s.heads_a_key;
   const int group = __shfl_sync(full_warp, static_cast<int>(threadIdx.x) / wgmma::warpgroup, 0);
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
   const int warp = static_cast<int>(threadIdx.x) / warp_width;
-  const int warp_row = warp % 4 * 16;  // in the warpgroup's 64 keys
-  const int first_own_key = work.first_key + group * own_keys;
   const std::uint64_t own_k = wgmma::descriptor(base + At::k + group * own_keys * wgmma::panel_bytes);
   const std::uint64_t own_v = wgmma::descriptor(base + At::v + group * own_keys * wgmma::panel_bytes);
   // Of dq either half of the columns, a whole panel of the keys or half of one, or half of the queries.
@@ -76,9 +73,6 @@ __device__ void consume(const Backward& a, unsigned char* shared, unsigned base,
                                                   (!by_columns    ? 0
                                                    : Width == 128 ? group * At::key_panel
                                                                   : group * wgmma::panel_bytes / 2));
-
-  float dk[Width / 8][4] = {};
-  float dv[Width / 8][4] = {};
 
   // to [own keys, queries] = own rows of a tile of keys times a tile of queries.
   const auto queue_scores = [&](float(&to)[Rows / 8][4], std::uint64_t own, int tile) {
@@ -114,9 +108,9 @@ __device__ void consume(const Backward& a, unsigned char* shared, unsigned base,
     }
     wgmma::commit();
   };
-  const auto hand_on_dq = [&](const float(&dq)[Rows * Width / 1024][4], int step) {
-    const int stage = step % 2;
-    if (step >= 2) tma::wait(barriers.dq_read(stage), (step / 2 - 1) & 1);
+  const auto hand_on_dq = [&](const float(&dq)[Rows * Width / 1024][4], int i) {
+    const int stage = i % 2;
+    if (i >= 2) tma::wait(barriers.dq_read(stage), (i / 2 - 1) & 1);
     const unsigned to = base + At::dq + stage * At::dq_tile + warp * At::dq_part + lane * 16;
 #pragma unroll
     for (int j = 0; j < Rows * Width / 1024; ++j) {
@@ -127,139 +121,154 @@ __device__ void consume(const Backward& a, unsigned char* shared, unsigned base,
     wgmma::publish();
     arrive_warp(barriers.dq(stage));
   };
-  tma::wait(barriers.k(), 0);
-  tma::wait(barriers.v(), 0);
-  Walk<Rows> walk(work);
-  for (int step = 0; step < num_steps; ++step, walk.next()) {
-    const int stage = step % stages;
-    const int parity = step / stages & 1;
-    const int first_row = walk.tile * Rows;
-    const unsigned statistics = base + At::statistics + stage * At::statistics_tile + lane % 4 * 2 * 8;
-    float p[Rows / 8][4];
-    float dp[Rows / 8][4];
-    {
-      // The first step's product is of nothing, and nobody looks at it: a fixed pipeline is what the compiler
-      // understands.
-      float dq[Rows * Width / 1024][4];
-      if (step > 0) tma::wait(barriers.ds(stage ^ 1), (step - 1) / 2 & 1);
-      queue_dq(dq, stage ^ 1);
-      tma::wait(barriers.q(stage), parity);
-      queue_scores(p, own_k, At::q + stage * At::query_tile);
-      wgmma::wait<1>();
-      wgmma::settle(dq);
-      if (step > 0) {
-        arrive_warp(barriers.ds_read(stage ^ 1));
-        hand_on_dq(dq, step - 1);
+
+  constexpr bool early = Rows == 64;  // where there are registers for it, statistics are loaded before they are needed
+  int i = 0;                          // tiles of queries so far
+  for (int n = 0;; ++n) {
+    const int number = piece_number<Width, Rows>(base, n);
+    if (number >= pieces.count) return;
+    const Piece<Rows> work(number, pieces, a);
+    const int first_own_key = work.first_key + group * own_keys;
+    float dk[Width / 8][4] = {};
+    float dv[Width / 8][4] = {};
+    tma::wait(barriers.k(), n & 1);
+    tma::wait(barriers.v(), n & 1);
+    Walk<Rows> walk(work);
+    const int begin = i;
+    for (const int end = i + work.num_steps(s); i < end; ++i, walk.next()) {
+      const int stage = i % stages;
+      const int parity = i / stages & 1;
+      const int first_row = walk.tile * Rows;
+      const unsigned statistics = base + At::statistics + stage * At::statistics_tile + lane % 4 * 8;
+      float p[Rows / 8][4];
+      float dp[Rows / 8][4];
+      float lse[Rows / 8][2];
+      {
+        // The first step's product is of nothing, and nobody looks at it: a fixed pipeline is what the compiler
+        // understands.
+        float dq[Rows * Width / 1024][4];
+        if (i > begin) tma::wait(barriers.ds(stage ^ 1), (i - 1) / 2 & 1);
+        queue_dq(dq, stage ^ 1);
+        tma::wait(barriers.q(stage), parity);
+        queue_scores(p, own_k, At::q + stage * At::query_tile);
+        if constexpr (early) load_statistics(statistics, lse);
+        wgmma::wait<1>();
+        wgmma::settle(dq);
+        if (i > begin) {
+          arrive_warp(barriers.ds_read(stage ^ 1));
+          hand_on_dq(dq, i - 1);
+        }
       }
-    }
-    tma::wait(barriers.dout(stage), parity);
-    queue_scores(dp, own_v, At::dout + stage * At::query_tile);
-    wgmma::wait<1>();
-    wgmma::settle(p);
-    if (!all_seen(first_row, first_row + Rows - 1, first_own_key, first_own_key + own_keys - 1, s)) {
+      tma::wait(barriers.dout(stage), parity);
+      queue_scores(dp, own_v, At::dout + stage * At::query_tile);
+      if constexpr (!early) load_statistics(statistics, lse);
+      wgmma::wait<1>();
+      wgmma::settle(p);
+      if (!all_seen(first_row, first_row + Rows - 1, first_own_key, first_own_key + own_keys - 1, s)) {
+#pragma unroll
+        for (int j = 0; j < Rows / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int query = first_row + 8 * j + lane % 4 * 2 + e % 2;
+            const int key = first_own_key + warp % 4 * 16 + lane / 4 + e / 2 * 8;
+            if (!sees(query, key, s)) p[j][e] = -INFINITY;
+          }
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < Rows / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) p[j][e] = mma::exp2_fast(fmaf(p[j][e], s.scale_log2, -lse[j][e % 2]));
+      }
+      mma::Fragment probabilities[Rows / 16];
+      wgmma::to_fragments(p, probabilities);
+      float delta[Rows / 8][2];
+      load_statistics(statistics + Rows * 4, delta);
+      queue_sum(dv, probabilities, At::dout + stage * At::query_tile);
+      wgmma::wait<1>();
+      wgmma::settle(dp);
 #pragma unroll
       for (int j = 0; j < Rows / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int query = first_row + 8 * j + lane % 4 * 2 + e % 2;
-          const int key = first_own_key + warp_row + lane / 4 + e / 2 * 8;
-          if (!sees(query, key, s)) p[j][e] = -INFINITY;
+          // From the rounded probabilities, which lie in half as many registers.
+          const unsigned both = probabilities[j / 2][j % 2 * 2 + e / 2];
+          dp[j][e] = __uint_as_float(e % 2 == 0 ? both << 16 : both & 0xffff0000U) * (dp[j][e] - delta[j][e % 2]);
         }
       }
-    }
+      mma::Fragment slopes[Rows / 16];
+      wgmma::to_fragments(dp, slopes);
+      if (i >= 2) tma::wait(barriers.ds_read(stage), (i / 2 - 1) & 1);
 #pragma unroll
-    for (int j = 0; j < Rows / 8; ++j) {
-      float lse[2];
-      float delta[2];
-      load_statistics(statistics + j * 64, lse, delta);
+      for (int j = 0; j < Rows / 8; ++j) {
+        const mma::Tile<wgmma::panel> ds_panel{base + At::ds + stage * At::ds_tile + j / 8 * At::key_panel};
 #pragma unroll
-      for (int e = 0; e < 4; ++e) p[j][e] = mma::exp2_fast(fmaf(p[j][e], s.scale_log2, -lse[e % 2]));
-    }
-    mma::Fragment probabilities[Rows / 16];
-    wgmma::to_fragments(p, probabilities);
-    queue_sum(dv, probabilities, At::dout + stage * At::query_tile);
-    wgmma::wait<1>();
-    wgmma::settle(dp);
-#pragma unroll
-    for (int j = 0; j < Rows / 8; ++j) {
-      float lse[2];
-      float delta[2];
-      load_statistics(statistics + j * 64, lse, delta);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        // From the rounded probabilities, which lie in half as many registers.
-        const unsigned both = probabilities[j / 2][j % 2 * 2 + e / 2];
-        dp[j][e] = __uint_as_float(e % 2 == 0 ? both << 16 : both & 0xffff0000U) * (dp[j][e] - delta[e % 2]);
+        for (int half = 0; half < 2; ++half) {
+          mma::store_word(ds_panel.at(warp * 16 + 8 * half + lane / 4, j % 8) + lane % 4 * 4,
+                          slopes[j / 2][j % 2 * 2 + half]);
+        }
+      }
+      wgmma::publish();
+      arrive_warp(barriers.ds(stage));
+      queue_sum(dk, slopes, At::q + stage * At::query_tile);
+      wgmma::wait<0>();
+      wgmma::settle(dv);
+      wgmma::settle(dk);
+      __syncwarp();
+      if (lane == 0) {
+        tma::arrive(barriers.q_read(stage));
+        tma::arrive(barriers.dout_read(stage));
       }
     }
-    mma::Fragment slopes[Rows / 16];
-    wgmma::to_fragments(dp, slopes);
-    if (step >= 2) tma::wait(barriers.ds_read(stage), (step / 2 - 1) & 1);
-#pragma unroll
-    for (int j = 0; j < Rows / 8; ++j) {
-      const mma::Tile<wgmma::panel> ds_panel{base + At::ds + stage * At::ds_tile + j / 8 * At::key_panel};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        mma::store_word(ds_panel.at(group * own_keys + warp_row + 8 * half + lane / 4, j % 8) + lane % 4 * 4,
-                        slopes[j / 2][j % 2 * 2 + half]);
-      }
-    }
-    wgmma::publish();
-    arrive_warp(barriers.ds(stage));
-    queue_sum(dk, slopes, At::q + stage * At::query_tile);
+    arrive_warp(barriers.v_read());
+    float dq[Rows * Width / 1024][4];
+    const int stage = (i - 1) % 2;
+    tma::wait(barriers.ds(stage), (i - 1) / 2 & 1);
+    queue_dq(dq, stage);
     wgmma::wait<0>();
-    wgmma::settle(dv);
-    wgmma::settle(dk);
-    __syncwarp();
-    if (lane == 0) {
-      tma::arrive(barriers.q_read(stage));
-      tma::arrive(barriers.dout_read(stage));
-    }
+    wgmma::settle(dq);
+    arrive_warp(barriers.k_read());
+    arrive_warp(barriers.ds_read(stage));
+    hand_on_dq(dq, i - 1);
+    join_consumers();  // nobody reads d loss / d score any more
+    const int first = work.first_key + warp * 16;
+    write_rows<Width, Rows>(shared, base, dv, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, first, s);
+    write_rows<Width, Rows>(shared, base, dk, s.scale, a.dk.at(work.b, work.kh), a.dk.position, first, s);
   }
-  const int last = num_steps - 1;
-  float dq[Rows * Width / 1024][4];
-  tma::wait(barriers.ds(last % 2), last / 2 & 1);
-  queue_dq(dq, last % 2);
-  wgmma::wait<0>();
-  wgmma::settle(dq);
-  hand_on_dq(dq, last);
-  join_consumers();  // nobody multiplies any more
-  write_rows<Width, Rows>(shared, At::k, group, dk, s.scale, a.dk.at(work.b, work.kh), a.dk.position, work.first_key,
-                          s);
-  write_rows<Width, Rows>(shared, At::v, group, dv, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, work.first_key, s);
 }
 
 #endif
 
 template <int Width, int Rows>
 __global__ void __launch_bounds__(PHOTON_WGMMA_THREADS(threads), 1)
-    hopper_backward_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Backward a, int num_streams,
-                           int heads_together) {
+    hopper_backward_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Backward a, Pieces pieces) {
 #if PHOTON_HAVE_WGMMA
-  using At = Shared<Width, Rows>;
   extern __shared__ __align__(alignment) unsigned char shared[];
   const unsigned base = mma::shared_address(shared);
   if (base % alignment != 0) __trap();
-  int* const ticket = reinterpret_cast<int*>(shared + At::ticket);
-  if (threadIdx.x == 0) {
-    *ticket = atomicAdd(a.relay.ticket, 1);
-    Barriers<Width, Rows>{base}.make();
-  }
+  if (threadIdx.x == 0) Barriers<Width, Rows>{base}.make();
   __syncthreads();
-  const Piece<Rows> work(*ticket, num_streams, heads_together, a.num_key_heads, a.s);
   if (threadIdx.x >= num_consumers) {
     wgmma::give_registers<24>();
     const int warp = __shfl_sync(full_warp, (static_cast<int>(threadIdx.x) - num_consumers) / warp_width, 0);
     if (warp < carriers) {
-      carry<Width, Rows>(a, base, work, warp);
-    } else if (threadIdx.x % warp_width == 0) {
-      produce<Width, Rows>(maps, a, base, work);
+      carry<Width, Rows>(a, pieces, base, warp);
+    } else if (warp == carriers && threadIdx.x % warp_width == 0) {
+      produce<Width, Rows>(maps, a, pieces, base);
     }
   } else {
     wgmma::take_registers<240>();
-    consume<Width, Rows>(a, shared, base, work);
+    consume<Width, Rows>(a, pieces, shared, base);
   }
 #endif
+}
+
+int multiprocessors() {
+  int device = 0;
+  int count = 0;
+  PHOTON_CUDA_CHECK(cudaGetDevice(&device));
+  PHOTON_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
 }
 
 // Key heads whose blocks take turns: many, so that the blocks of one head, which wait for each other's sums, start at
@@ -277,12 +286,13 @@ bool backward_on_hopper(const Context& ctx, const Backward& a, const ConstTensor
   const auto kernel = hopper_backward_kernel<Width, rows>;
   constexpr int bytes = Shared<Width, rows>::bytes;
   if (!wgmma::available(kernel, threads)) return false;
-  const std::int64_t num_streams = k.size(0) * k.size(2);
-  const auto num_blocks = static_cast<unsigned>(num_streams * ceil_div(k.size(1), keys));
   const Maps maps{head_map(q, rows), head_map(k, keys), head_map(v, keys), head_map(dout, rows)};
+  const auto num_streams = static_cast<int>(k.size(0) * k.size(2));
+  const Pieces pieces{static_cast<int>(num_streams * ceil_div(k.size(1), keys)), num_streams,
+                      heads_together(k.size(1))};
   allow_shared_memory(kernel, bytes);
-  kernel<<<num_blocks, threads, bytes, stream_of(ctx)>>>(maps, a, static_cast<int>(num_streams),
-                                                         heads_together(k.size(1)));
+  kernel<<<static_cast<unsigned>(std::min(pieces.count, multiprocessors())), threads, bytes, stream_of(ctx)>>>(maps, a,
+                                                                                                               pieces);
   PHOTON_CUDA_CHECK(cudaGetLastError());
   return true;
 }

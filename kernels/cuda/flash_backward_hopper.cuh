@@ -23,31 +23,38 @@ inline constexpr int keys = num_groups * own_keys;
 inline constexpr int stages = 2;
 inline constexpr int alignment = 1024;
 
-// One block's work; Rows: queries a tile.
+struct Pieces {
+  int count;
+  int num_streams;  // B * Hkv
+  int together;     // streams whose pieces take turns
+};
+
+// A piece of work: the keys of one tile, against all queries that see any of them. Rows: queries a tile.
 template <int Rows>
 struct Piece {
   int key_tile;
   int kh;
   int b;
   int first_key;
-  int last_tile;  // of the queries that see any of these keys
+  int last_tile;  // of the queries
   int a_head;     // tiles a query head
 
-  // ticket: the number of this piece; heads_together: key heads whose blocks take turns.
-  __device__ Piece(int ticket, int num_streams, int heads_together, int num_key_heads, const Sizes& s) {
+  __device__ Piece(int number, const Pieces& pieces, const Backward& a) {
+    const Sizes& s = a.s;
     const int key_tiles = (s.positions + keys - 1) / keys;
-    const int first_stream = ticket / (heads_together * key_tiles) * heads_together;
-    const int streams = min(heads_together, num_streams - first_stream);
-    const int own = ticket - first_stream * key_tiles;
+    const int first_stream = number / (pieces.together * key_tiles) * pieces.together;
+    const int streams = min(pieces.together, pieces.num_streams - first_stream);
+    const int own = number - first_stream * key_tiles;
     key_tile = own / streams;
     const int stream = first_stream + own % streams;
-    kh = stream % num_key_heads;
-    b = stream / num_key_heads;
+    kh = stream % a.num_key_heads;
+    b = stream / a.num_key_heads;
     first_key = key_tile * keys;
     const int last_query = s.window > 0 ? min(s.positions - 1, first_key + keys - 2 + s.window) : s.positions - 1;
     last_tile = last_query / Rows;
     a_head = last_tile - first_key / Rows + 1;
   }
+  __device__ int num_steps(const Sizes& s) const { return a_head * s.heads_a_key; }
   // How many blocks add to this tile before this one, and whether it is the last.
   __device__ int rank(int tile, const Sizes& s) const {
     return key_tile - (s.window > 0 ? max(0, tile * Rows - s.window + 1) / keys : 0);
@@ -78,7 +85,7 @@ struct Shared {
   static constexpr int query_tile = panels * query_panel;
   static constexpr int dq_part = Rows * Width * 4 / consumer_warps;  // as a warp's registers hold it
   static constexpr int dq_tile = consumer_warps * dq_part;
-  static constexpr int statistics_tile = Rows * sizeof(Statistics);
+  static constexpr int statistics_tile = 2 * Rows * 4;  // the log-sum-exps, then the others
   static constexpr int k = 0;
   static constexpr int v = k + panels * key_panel;
   static constexpr int q = v + panels * key_panel;
@@ -88,7 +95,7 @@ struct Shared {
   static constexpr int dq = ds + 2 * ds_tile;            // two of them
   static constexpr int statistics = dq + 2 * dq_tile;
   static constexpr int barriers = statistics + stages * statistics_tile;
-  static constexpr int num_barriers = 3 + 8 * 2;
+  static constexpr int num_barriers = 6 + 9 * 2;
   static constexpr int ticket = barriers + 8 * num_barriers;
   static constexpr int bytes = ticket + 8;
   static_assert(stages == 2 && bytes <= 227 * 1024);
@@ -99,20 +106,29 @@ template <int Width, int Rows>
 struct Barriers {
   unsigned base;
   __device__ unsigned at(int i) const { return base + Shared<Width, Rows>::barriers + 8 * i; }
-  __device__ unsigned k() const { return at(0); }
-  __device__ unsigned v() const { return at(1); }
-  __device__ unsigned dq_sum() const { return at(2); }
-  __device__ unsigned q(int stage) const { return at(3 + stage); }  // and the statistics
-  __device__ unsigned q_read(int stage) const { return at(5 + stage); }
-  __device__ unsigned dout(int stage) const { return at(7 + stage); }
-  __device__ unsigned dout_read(int stage) const { return at(9 + stage); }
-  __device__ unsigned ds(int stage) const { return at(11 + stage); }
-  __device__ unsigned ds_read(int stage) const { return at(13 + stage); }
-  __device__ unsigned dq(int stage) const { return at(15 + stage); }
-  __device__ unsigned dq_read(int stage) const { return at(17 + stage); }
+  __device__ unsigned ticket() const { return at(0); }
+  __device__ unsigned ticket_read() const { return at(1); }
+  __device__ unsigned k() const { return at(2); }
+  __device__ unsigned k_read() const { return at(3); }
+  __device__ unsigned v() const { return at(4); }
+  __device__ unsigned v_read() const { return at(5); }
+  __device__ unsigned q(int stage) const { return at(6 + stage); }  // and the statistics
+  __device__ unsigned q_read(int stage) const { return at(8 + stage); }
+  __device__ unsigned dout(int stage) const { return at(10 + stage); }
+  __device__ unsigned dout_read(int stage) const { return at(12 + stage); }
+  __device__ unsigned ds(int stage) const { return at(14 + stage); }
+  __device__ unsigned ds_read(int stage) const { return at(16 + stage); }
+  __device__ unsigned dq(int stage) const { return at(18 + stage); }
+  __device__ unsigned dq_read(int stage) const { return at(20 + stage); }
+  __device__ unsigned dq_sum(int stage) const { return at(22 + stage); }
 
   __device__ void make() const {
-    for (int i = 0; i < 3; ++i) tma::make_barrier(at(i), 1);
+    tma::make_barrier(ticket(), 1);
+    tma::make_barrier(ticket_read(), consumer_warps + carriers);
+    tma::make_barrier(k(), 1);
+    tma::make_barrier(k_read(), consumer_warps);
+    tma::make_barrier(v(), 1);
+    tma::make_barrier(v_read(), consumer_warps);
     for (int stage = 0; stage < 2; ++stage) {
       tma::make_barrier(q(stage), 1);
       tma::make_barrier(q_read(stage), consumer_warps);
@@ -122,6 +138,7 @@ struct Barriers {
       tma::make_barrier(ds_read(stage), consumer_warps);
       tma::make_barrier(dq(stage), consumer_warps);
       tma::make_barrier(dq_read(stage), 1);
+      tma::make_barrier(dq_sum(stage), 1);
     }
     tma::publish_barriers();
   }
@@ -137,41 +154,70 @@ struct Maps {
 
 #if PHOTON_HAVE_WGMMA
 
-// One thread: queues copies of keys, values, and tile after tile of queries, gradients and statistics.
+// After the calling warp's accesses.
+__device__ inline void arrive_warp(unsigned barrier) {
+  __syncwarp();
+  if (threadIdx.x % warp_width == 0) tma::arrive(barrier);
+}
+
+// The number of the block's piece `n`, for a whole warp; num_pieces or more: there is none.
 template <int Width, int Rows>
-__device__ void produce(const Maps& maps, const Backward& a, unsigned base, const Piece<Rows>& work) {
+__device__ int piece_number(unsigned base, int n) {
+  const Barriers<Width, Rows> barriers{base};
+  tma::wait(barriers.ticket(), n & 1);
+  int number;
+  asm volatile("ld.shared.s32 %0, [%1];" : "=r"(number) : "r"(base + Shared<Width, Rows>::ticket) : "memory");
+  arrive_warp(barriers.ticket_read());
+  return number;
+}
+
+// One thread: takes one piece of work after the other, and queues copies of keys, values, and tile after tile of
+// queries, gradients and statistics.
+template <int Width, int Rows>
+__device__ void produce(const Maps& maps, const Backward& a, const Pieces& pieces, unsigned base) {
   using At = Shared<Width, Rows>;
   const Barriers<Width, Rows> barriers{base};
-  const int num_steps = work.a_head * a.s.heads_a_key;
   const int num_heads = a.num_key_heads * a.s.heads_a_key;
-  const auto load_keys = [&](const CUtensorMap& map, int to, unsigned barrier) {
-    tma::expect(barrier, At::panels * At::key_panel);
-    for (int p = 0; p < At::panels; ++p) {
-      tma::copy(base + to + p * At::key_panel, map, p * wgmma::panel, work.kh, work.first_key, work.b, barrier);
+  int i = 0;  // tiles of queries so far
+  for (int n = 0;; ++n) {
+    const int number = atomicAdd(a.relay.ticket, 1);
+    if (n > 0) tma::wait(barriers.ticket_read(), (n - 1) & 1);
+    asm volatile("st.shared.s32 [%0], %1;" ::"r"(base + At::ticket), "r"(number) : "memory");
+    tma::arrive(barriers.ticket());
+    if (number >= pieces.count) return;
+    const Piece<Rows> work(number, pieces, a);
+    const auto load_keys = [&](const CUtensorMap& map, int to, unsigned barrier, unsigned read) {
+      if (n > 0) tma::wait(read, (n - 1) & 1);
+      tma::expect(barrier, At::panels * At::key_panel);
+      for (int p = 0; p < At::panels; ++p) {
+        tma::copy(base + to + p * At::key_panel, map, p * wgmma::panel, work.kh, work.first_key, work.b, barrier);
+      }
+    };
+    const auto load_queries = [&](const CUtensorMap& map, int to, int h, int first, unsigned barrier) {
+      for (int p = 0; p < At::panels; ++p) {
+        tma::copy(base + to + p * At::query_panel, map, p * wgmma::panel, h, first, work.b, barrier);
+      }
+    };
+    Walk<Rows> walk(work);
+    const int end = i + work.num_steps(a.s);
+    for (bool starts = true; i < end; ++i, walk.next(), starts = false) {
+      const int stage = i % stages;
+      const int h = work.kh * a.s.heads_a_key + walk.h;
+      const int first = walk.tile * Rows;
+      const int parity = (i / stages - 1) & 1;
+      if (i >= stages) tma::wait(barriers.q_read(stage), parity);
+      tma::expect(barriers.q(stage), At::query_tile + At::statistics_tile);
+      load_queries(maps.q, At::q + stage * At::query_tile, h, first, barriers.q(stage));
+      const std::int64_t row = (std::int64_t{work.b} * num_heads + h) * a.padded + first;
+      const unsigned statistics = base + At::statistics + stage * At::statistics_tile;
+      tma::copy_bytes(statistics, a.lse_log2 + row, Rows * 4, barriers.q(stage));
+      tma::copy_bytes(statistics + Rows * 4, a.delta + row, Rows * 4, barriers.q(stage));
+      if (starts) load_keys(maps.v, At::v, barriers.v(), barriers.v_read());
+      if (i >= stages) tma::wait(barriers.dout_read(stage), parity);
+      tma::expect(barriers.dout(stage), At::query_tile);
+      load_queries(maps.dout, At::dout + stage * At::query_tile, h, first, barriers.dout(stage));
+      if (starts) load_keys(maps.k, At::k, barriers.k(), barriers.k_read());
     }
-  };
-  const auto load_queries = [&](const CUtensorMap& map, int to, int h, int first, unsigned barrier) {
-    for (int p = 0; p < At::panels; ++p) {
-      tma::copy(base + to + p * At::query_panel, map, p * wgmma::panel, h, first, work.b, barrier);
-    }
-  };
-  load_keys(maps.k, At::k, barriers.k());
-  Walk<Rows> walk(work);
-  for (int step = 0; step < num_steps; ++step, walk.next()) {
-    const int stage = step % stages;
-    const int h = work.kh * a.s.heads_a_key + walk.h;
-    const int first = walk.tile * Rows;
-    const int parity = (step / stages - 1) & 1;
-    if (step >= stages) tma::wait(barriers.q_read(stage), parity);
-    tma::expect(barriers.q(stage), At::query_tile + At::statistics_tile);
-    load_queries(maps.q, At::q + stage * At::query_tile, h, first, barriers.q(stage));
-    tma::copy_bytes(base + At::statistics + stage * At::statistics_tile,
-                    a.statistics + (std::int64_t{work.b} * num_heads + h) * a.padded + first, At::statistics_tile,
-                    barriers.q(stage));
-    if (step == 0) load_keys(maps.v, At::v, barriers.v());
-    if (step >= stages) tma::wait(barriers.dout_read(stage), parity);
-    tma::expect(barriers.dout(stage), At::query_tile);
-    load_queries(maps.dout, At::dout + stage * At::query_tile, h, first, barriers.dout(stage));
   }
 }
 
@@ -185,13 +231,13 @@ __device__ inline void wait_for_blocks(const int* turn, int rank) {
 
 // Writes a tile of dq that lies in shared memory as the consumers' registers held it.
 template <int Width, int Rows>
-__device__ void write_queries(unsigned tile, bf16* __restrict__ to, std::int64_t stride, int first_row, int carrier,
+__device__ void write_queries(unsigned tile, bf16* __restrict__ to, std::int64_t stride, int first_row,
                               const Sizes& s) {
   using At = Shared<Width, Rows>;
   constexpr int parts = Rows / 16;
   constexpr int pieces = Width / 16;  // of 8 columns, of half of the columns
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
-  for (int i = carrier; i < parts * pieces; i += carriers) {
+  for (int i = 0; i < parts * pieces; ++i) {
     const int part = i / pieces;
     const int column = i % pieces * 8 + lane % 4 * 2;
 #pragma unroll
@@ -212,58 +258,59 @@ __device__ void write_queries(unsigned tile, bf16* __restrict__ to, std::int64_t
   }
 }
 
-// The warps that carry dq: the first thread adds a tile to what blocks of lower keys have added, or, for the tiles of
-// the block's own keys, all of them write the sum.
+// A warp that carries every other tile of dq: its first thread adds the tile to what blocks of lower keys have added,
+// or, for a tile of the block's own keys, the warp writes the sum.
 template <int Width, int Rows>
-__device__ void carry(const Backward& a, unsigned base, const Piece<Rows>& work, int carrier) {
+__device__ void carry(const Backward& a, const Pieces& pieces, unsigned base, int stage) {
   using At = Shared<Width, Rows>;
   const Barriers<Width, Rows> barriers{base};
   const Sizes& s = a.s;
-  const int num_steps = work.a_head * s.heads_a_key;
-  const int query_tiles = a.padded / Rows;
-  const bool leads = carrier == 0 && threadIdx.x % warp_width == 0;
+  const bool leads = threadIdx.x % warp_width == 0;
+  const unsigned tile = base + At::dq + stage * At::dq_tile;
   int finished = 0;
-  Walk<Rows> walk(work);
-  for (int step = 0; step < num_steps; ++step, walk.next()) {
-    const int stage = step % 2;
-    const unsigned tile = base + At::dq + stage * At::dq_tile;
-    const int h = work.kh * s.heads_a_key + walk.h;
-    const std::int64_t place = (std::int64_t{work.b} * (a.num_key_heads * s.heads_a_key) + h) * query_tiles + walk.tile;
-    const int rank = work.rank(walk.tile, s);
-    float* const sums = a.relay.sums + place * (Rows * Width);
-    int* const turn = a.relay.turns + place;
-    const bool last = work.last(walk.tile);
-    if (leads) {
-      tma::wait(barriers.dq(stage), step / 2 & 1);
-      if (rank > 0) wait_for_blocks(turn, rank);
-      if (rank > 0) {
-        tma::add_floats(sums, tile, At::dq_tile);
-      } else if (!last) {
-        tma::store_bytes(sums, tile, At::dq_tile);
-      }
-      tma::commit_stores();
-      if (!last) {
-        tma::wait_read();
-        tma::arrive(barriers.dq_read(stage));
-      }
-      tma::wait_stored();
-      if (!last) {
-        tma::order_global();
-        asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank + 1) : "memory");
-      } else {
+  int i = 0;  // tiles of queries so far
+  for (int n = 0;; ++n) {
+    const int number = piece_number<Width, Rows>(base, n);
+    if (number >= pieces.count) return;
+    const Piece<Rows> work(number, pieces, a);
+    Walk<Rows> walk(work);
+    for (const int end = i + work.num_steps(s); i < end; ++i, walk.next()) {
+      if (i % 2 != stage) continue;
+      const int h = work.kh * s.heads_a_key + walk.h;
+      const int rank = work.rank(walk.tile, s);
+      const bool last = work.last(walk.tile);
+      if (leads) {
+        const std::int64_t place =
+            (std::int64_t{work.b} * (a.num_key_heads * s.heads_a_key) + h) * (a.padded / Rows) + walk.tile;
+        float* const sums = a.relay.sums + place * (Rows * Width);
+        int* const turn = a.relay.turns + place;
+        tma::wait(barriers.dq(stage), i / 2 & 1);
         if (rank > 0) {
-          tma::expect(barriers.dq_sum(), At::dq_tile);
-          tma::copy_bytes(tile, sums, At::dq_tile, barriers.dq_sum());
+          wait_for_blocks(turn, rank);
+          tma::add_floats(sums, tile, At::dq_tile);
+        } else if (!last) {
+          tma::store_bytes(sums, tile, At::dq_tile);
+        }
+        tma::commit_stores();
+        if (!last) {
+          tma::wait_read();
+          tma::arrive(barriers.dq_read(stage));
+          tma::wait_stored();
+          tma::order_global();
+          asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank + 1) : "memory");
+        } else if (rank > 0) {
+          tma::wait_stored();
+          tma::expect(barriers.dq_sum(stage), At::dq_tile);
+          tma::copy_bytes(tile, sums, At::dq_tile, barriers.dq_sum(stage));
         } else {
-          tma::arrive(barriers.dq_sum());
+          tma::arrive(barriers.dq_sum(stage));
         }
       }
+      if (!last) continue;
+      tma::wait(barriers.dq_sum(stage), finished++ & 1);
+      write_queries<Width, Rows>(tile, a.dq.at(work.b, h), a.dq.position, walk.tile * Rows, s);
+      arrive_warp(barriers.dq_read(stage));
     }
-    if (!last) continue;
-    tma::wait(barriers.dq_sum(), finished++ & 1);
-    write_queries<Width, Rows>(tile, a.dq.at(work.b, h), a.dq.position, walk.tile * Rows, carrier, s);
-    asm volatile("bar.sync 2, %0;" ::"n"(carriers * warp_width) : "memory");
-    if (leads) tma::arrive(barriers.dq_read(stage));
   }
 }
 

@@ -32,11 +32,6 @@ __device__ inline void copy_chunk(unsigned to, const void* from, bool inside) {
   const int bytes = inside ? chunk_bytes : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
-// The same with 8 bytes.
-__device__ inline void copy_pair(unsigned to, const void* from, bool inside) {
-  const int bytes = inside ? 8 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
 __device__ inline void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

@@ -21,7 +21,7 @@ std::int64_t scratch_bytes(const ScratchLimits& l) {
     const std::int64_t tile = flash_query_tile(width);
     const std::int64_t streams = l.attention_streams > 0 ? l.attention_streams : l.attention_rows / 64 + 1;
     const std::int64_t rows = (l.attention_rows / tile + streams) * tile;  // the last tile of each stream whole
-    attention = Arena::footprint(DType::f32, rows * 2) + Arena::footprint(DType::f32, rows * width) +
+    attention = 2 * Arena::footprint(DType::f32, rows) + Arena::footprint(DType::f32, rows * width) +
                 Arena::footprint(DType::i32, rows / 64 * flash_turns + 1);
   }
   bytes = std::max(bytes, attention);
