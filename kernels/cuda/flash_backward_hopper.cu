@@ -13,9 +13,6 @@ using mma::Lies;
 
 #if PHOTON_HAVE_WGMMA
 
-__device__ inline void join_consumers() {
-  asm volatile("bar.sync 1, %0;" ::"n"(num_consumers) : "memory");
-}
 // Of queries 8 j + lane % 4 * 2 and the one beside it.
 template <int N>
 __device__ void load_statistics(unsigned from, float (&to)[N][2]) {
@@ -25,35 +22,34 @@ __device__ void load_statistics(unsigned from, float (&to)[N][2]) {
   }
 }
 
-// A warp's [16, Width] part of a result to rows first .. + 15, by way of its own rows of the tiles of d loss / d score.
-template <int Width, int Rows>
-__device__ void write_rows(unsigned char* shared, unsigned base, const float (&x)[Width / 8][4], float factor,
+// A warp's [16, Width] part of a result to rows first .. + 15, 64 columns at a time by way of 16 rows of a panel in
+// shared memory that are the warp's own, at offset `own`.
+template <int Width>
+__device__ void write_rows(unsigned char* shared, unsigned base, int own, const float (&x)[Width / 8][4], float factor,
                            bf16* __restrict__ to, std::int64_t stride, int first, const Sizes& s) {
-  using At = Shared<Width, Rows>;
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
-  const int own = At::ds + static_cast<int>(threadIdx.x) / warp_width * 16 * wgmma::panel_bytes;
-  __syncwarp();
-#pragma unroll
-  for (int j = 0; j < Width / 8; ++j) {
-    const mma::Tile<wgmma::panel> panel{base + own + j / 8 * At::ds_tile};
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      mma::store_word(panel.at(8 * half + lane / 4, j % 8) + lane % 4 * 4,
-                      mma::pack(x[j][2 * half] * factor, x[j][2 * half + 1] * factor));
-    }
-  }
-  __syncwarp();
-  constexpr int chunks = Width / mma::chunk_elements;
+  const mma::Tile<wgmma::panel> panel{base + own};
   bf16* const rows = to + std::int64_t{first} * stride;
 #pragma unroll
-  for (int i = lane; i < 16 * chunks; i += warp_width) {
-    const int row = i / chunks;
-    const int chunk = i % chunks;
-    if (first + row >= s.positions) continue;
-    const mma::Tile<wgmma::panel> panel{base + own + chunk / 8 * At::ds_tile};
-    store_pack(
-        rows + row * stride + chunk * mma::chunk_elements,
-        load_pack<mma::chunk_elements>(reinterpret_cast<const bf16*>(shared + (panel.at(row, chunk % 8) - base))));
+  for (int part = 0; part < Width / wgmma::panel; ++part) {
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* const pair = &x[part * 8 + j][2 * half];
+        mma::store_word(panel.at(8 * half + lane / 4, j) + lane % 4 * 4, mma::pack(pair[0] * factor, pair[1] * factor));
+      }
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = i * 4 + lane / 8;
+      const int chunk = lane % 8;
+      if (first + row >= s.positions) continue;
+      store_pack(rows + row * stride + part * wgmma::panel + chunk * mma::chunk_elements,
+                 load_pack<mma::chunk_elements>(reinterpret_cast<const bf16*>(shared + (panel.at(row, chunk) - base))));
+    }
   }
 }
 
@@ -108,6 +104,28 @@ __device__ void consume(const Backward& a, const Pieces& pieces, unsigned char* 
     }
     wgmma::commit();
   };
+  const auto hand_on_ds = [&](const mma::Fragment(&slopes)[Rows / 16], int i) {
+    const int stage = i % 2;
+    if (i >= 2) tma::wait(barriers.ds_read(stage), (i / 2 - 1) & 1);
+#pragma unroll
+    for (int j = 0; j < Rows / 8; ++j) {
+      const mma::Tile<wgmma::panel> panel{base + At::ds + stage * At::ds_tile + j / 8 * At::key_panel};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        mma::store_word(panel.at(warp * 16 + 8 * half + lane / 4, j % 8) + lane % 4 * 4,
+                        slopes[j / 2][j % 2 * 2 + half]);
+      }
+    }
+    wgmma::publish();
+    arrive_warp(barriers.ds(stage));
+  };
+  const auto give_back = [&](int stage) {
+    __syncwarp();
+    if (lane == 0) {
+      tma::arrive(barriers.q_read(stage));
+      tma::arrive(barriers.dout_read(stage));
+    }
+  };
   const auto hand_on_dq = [&](const float(&dq)[Rows * Width / 1024][4], int i) {
     const int stage = i % 2;
     if (i >= 2) tma::wait(barriers.dq_read(stage), (i / 2 - 1) & 1);
@@ -160,6 +178,14 @@ __device__ void consume(const Backward& a, const Pieces& pieces, unsigned char* 
         }
       }
       tma::wait(barriers.dout(stage), parity);
+      if (none_seen(first_row, first_row + Rows - 1, first_own_key, first_own_key + own_keys - 1, s)) {
+        wgmma::wait<0>();
+        wgmma::settle(p);
+        const mma::Fragment nothing[Rows / 16] = {};
+        hand_on_ds(nothing, i);
+        give_back(stage);
+        continue;
+      }
       queue_scores(dp, own_v, At::dout + stage * At::query_tile);
       if constexpr (!early) load_statistics(statistics, lse);
       wgmma::wait<1>();
@@ -198,27 +224,12 @@ __device__ void consume(const Backward& a, const Pieces& pieces, unsigned char* 
       }
       mma::Fragment slopes[Rows / 16];
       wgmma::to_fragments(dp, slopes);
-      if (i >= 2) tma::wait(barriers.ds_read(stage), (i / 2 - 1) & 1);
-#pragma unroll
-      for (int j = 0; j < Rows / 8; ++j) {
-        const mma::Tile<wgmma::panel> ds_panel{base + At::ds + stage * At::ds_tile + j / 8 * At::key_panel};
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          mma::store_word(ds_panel.at(warp * 16 + 8 * half + lane / 4, j % 8) + lane % 4 * 4,
-                          slopes[j / 2][j % 2 * 2 + half]);
-        }
-      }
-      wgmma::publish();
-      arrive_warp(barriers.ds(stage));
+      hand_on_ds(slopes, i);
       queue_sum(dk, slopes, At::q + stage * At::query_tile);
       wgmma::wait<0>();
       wgmma::settle(dv);
       wgmma::settle(dk);
-      __syncwarp();
-      if (lane == 0) {
-        tma::arrive(barriers.q_read(stage));
-        tma::arrive(barriers.dout_read(stage));
-      }
+      give_back(stage);
     }
     arrive_warp(barriers.v_read());
     float dq[Rows * Width / 1024][4];
@@ -230,10 +241,12 @@ __device__ void consume(const Backward& a, const Pieces& pieces, unsigned char* 
     arrive_warp(barriers.k_read());
     arrive_warp(barriers.ds_read(stage));
     hand_on_dq(dq, i - 1);
-    join_consumers();  // nobody reads d loss / d score any more
+    // Own rows of the other tile of d loss / d score, once its product is done everywhere.
+    if (i >= 2) tma::wait(barriers.ds_read(stage ^ 1), (i - 2) / 2 & 1);
+    const int own = At::ds + (stage ^ 1) * At::ds_tile + warp * 16 * wgmma::panel_bytes;
     const int first = work.first_key + warp * 16;
-    write_rows<Width, Rows>(shared, base, dv, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, first, s);
-    write_rows<Width, Rows>(shared, base, dk, s.scale, a.dk.at(work.b, work.kh), a.dk.position, first, s);
+    write_rows<Width>(shared, base, own, dv, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, first, s);
+    write_rows<Width>(shared, base, own, dk, s.scale, a.dk.at(work.b, work.kh), a.dk.position, first, s);
   }
 }
 
