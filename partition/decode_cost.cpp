@@ -180,7 +180,8 @@ DecodeMemory decode_memory(const ModelConfig& config, Precision precision, Decod
                             : role == DecodeRole::coarse ? coarse_layers(config)
                                                          : chunk_layers(config);
   DecodeMemory memory;
-  memory.weights = flat_size(hosted_parameters(config, layers)) * (gpu ? 6 : 4);
+  const std::vector<ParameterSpec> weights = hosted_parameters(config, layers);
+  memory.weights = flat_size(weights) * e + (gpu ? 4 * vectors_size(weights) : 0);  // norms are read in fp32
   const std::int64_t row = decode_step_row_bytes(config, e);
   const std::int64_t cohort_rows = (rows + cohorts - 1) / cohorts;
   if (gpu) {

@@ -107,6 +107,15 @@ std::int64_t flat_size(const std::vector<ParameterSpec>& specs) {
   return specs.empty() ? 0 : specs.back().offset + specs.back().numel();
 }
 
+std::int64_t vectors_size(const std::vector<ParameterSpec>& specs) {
+  std::int64_t size = 0;
+  for (const ParameterSpec& spec : specs) {
+    if (spec.shape.size() == 1)
+      size += (spec.numel() + parameter_alignment - 1) / parameter_alignment * parameter_alignment;
+  }
+  return size;
+}
+
 std::int64_t num_parameters(const ModelConfig& config) {
   std::int64_t n = 0;
   for (const ParameterSpec& spec : parameters(config)) n += spec.numel();

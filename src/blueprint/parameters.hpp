@@ -30,6 +30,8 @@ inline constexpr std::int64_t parameter_alignment = 64;  // elements
 // Elements of a flat buffer, padding included; and parameters alone.
 std::int64_t flat_size(const std::vector<ParameterSpec>& specs);
 std::int64_t num_parameters(const ModelConfig& config);
+// Elements of a flat buffer that holds the vectors (norms) alone, each start aligned.
+std::int64_t vectors_size(const std::vector<ParameterSpec>& specs);
 
 // Names of a stack's tensors below `prefix`, e.g. "levels.0.encoder." ->
 // "levels.0.encoder.layers.3.attn.q_proj.weight".

@@ -48,9 +48,8 @@ std::int32_t start_token(const ModelConfig& config, const Tokenizer* tokenizer) 
 OpenModel open_model(const std::filesystem::path& path, Space space, DType dtype) {
   const LoadedModel loaded = resolve_model(path);
   OpenModel open = open_folder(loaded, path);
-  open.model = make_model(loaded.config, space, start_token(loaded.config, open.tokenizer.get()), dtype);
-  copy(loaded.parameters.flat(), open.model->parameters().flat());
-  open.model->parameters().refresh_working_copy();
+  open.model = make_frozen_model(loaded.config, space, start_token(loaded.config, open.tokenizer.get()), dtype);
+  open.model->parameters().assign(loaded.parameters);
   return open;
 }
 
@@ -61,8 +60,7 @@ OpenModel open_model_on(const DecodeLayout& layout, int rank, const std::filesys
       path, [&](const ModelConfig& config) { return hosted_parameters(config, layers_of(layout, rank, config)); });
   OpenModel open = open_folder(loaded, path);
   open.share = std::make_unique<PhotonShare>(loaded.config, layers_of(layout, rank, loaded.config), space, dtype);
-  copy(loaded.parameters.flat(), open.share->parameters().flat());
-  open.share->parameters().refresh_working_copy();
+  open.share->parameters().assign(loaded.parameters);
   return open;
 }
 
@@ -75,7 +73,7 @@ OpenModel fresh_model_on(const DecodeLayout& layout, int rank, const ModelConfig
     initialize(open.share->parameters(), seed);
     return open;
   }
-  open.model = make_model(config, space, start_token(config, open.tokenizer.get()), dtype);
+  open.model = make_frozen_model(config, space, start_token(config, open.tokenizer.get()), dtype);
   initialize(open.model->parameters(), seed);
   return open;
 }

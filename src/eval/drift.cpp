@@ -31,9 +31,8 @@ std::unique_ptr<PhotonModel> with_window(const PhotonModel& model, const Context
   ModelConfig config = model.config();
   for (std::int64_t l = 1; l < config.num_levels(); ++l)
     config.levels[static_cast<std::size_t>(l - 1)].encoder.window = window;
-  auto other = std::make_unique<PhotonModel>(config, ctx.space, model.dtype());
-  copy(model.parameters().flat(), other->parameters().flat());
-  other->parameters().refresh_working_copy();
+  auto other = std::make_unique<PhotonModel>(config, ctx.space, model.dtype(), Masters::norms);
+  other->parameters().assign(model.parameters());
   return other;
 }
 

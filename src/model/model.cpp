@@ -7,6 +7,16 @@
 #include "model/vanilla_model.hpp"
 
 namespace photon {
+namespace {
+
+std::unique_ptr<Model> make(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype,
+                            Masters masters) {
+  if (config.type == ModelType::vanilla)
+    return std::make_unique<VanillaModel>(config, space, start_token, dtype, masters);
+  return std::make_unique<PhotonModel>(config, space, dtype, masters);
+}
+
+}  // namespace
 
 LossSums& LossSums::operator+=(const LossSums& other) {
   ce += other.ce;
@@ -38,9 +48,9 @@ LossSums GatheredLosses::fetch(const Context& ctx) const {
   return sums;
 }
 
-Model::Model(const ModelConfig& config, Space space, DType dtype)
+Model::Model(const ModelConfig& config, Space space, DType dtype, Masters masters)
     : config_(config), dtype_(dtype), parameters_(config, space) {
-  parameters_.make_working_copy(dtype);
+  parameters_.make_working_copy(dtype, masters);
 }
 
 Model::~Model() = default;
@@ -82,8 +92,12 @@ double head_losses(const Model& model, const Context& ctx, const ConstTensorView
 }
 
 std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype) {
-  if (config.type == ModelType::vanilla) return std::make_unique<VanillaModel>(config, space, start_token, dtype);
-  return std::make_unique<PhotonModel>(config, space, dtype);
+  return make(config, space, start_token, dtype, Masters::all);
+}
+
+std::unique_ptr<Model> make_frozen_model(const ModelConfig& config, Space space, std::int32_t start_token,
+                                         DType dtype) {
+  return make(config, space, start_token, dtype, Masters::norms);
 }
 
 std::int64_t count_tokens(const Batch& batch) {

@@ -97,7 +97,7 @@ class Model {
   virtual std::int64_t arena_peak() const = 0;
 
  protected:
-  Model(const ModelConfig& config, Space space, DType dtype);
+  Model(const ModelConfig& config, Space space, DType dtype, Masters masters);
   virtual std::vector<StackTensors*> stacks() = 0;
 
   ModelConfig config_;
@@ -119,6 +119,10 @@ double head_losses(const Model& model, const Context& ctx, const ConstTensorView
 // working copy that follows whoever changes them (Parameters::refresh_working_copy).
 std::unique_ptr<Model> make_model(const ModelConfig& config, Space space, std::int32_t start_token,
                                   DType dtype = DType::f32);
+// The same to be read alone, with Masters::norms: in bf16 it takes a third of the memory. Its weights are given by
+// Parameters::assign() or initialize().
+std::unique_ptr<Model> make_frozen_model(const ModelConfig& config, Space space, std::int32_t start_token,
+                                         DType dtype = DType::f32);
 
 // Tokens of the batch that count, and units of each level l = 1 .. L-1 that hold no padding in B sequences of T tokens.
 std::int64_t count_tokens(const Batch& batch);

@@ -1,5 +1,6 @@
 #include "model/parameters.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "blueprint/modules.hpp"
@@ -34,19 +35,64 @@ TensorView Parameters::view_in(const TensorView& flat, const std::string& name) 
   return flat.slice(0, s.offset, s.numel()).reshape(shape_of(s));
 }
 
+TensorView Parameters::flat() const {
+  PHOTON_EXPECT(masters_ == Masters::all, "these parameters have given up their fp32 values");
+  return buffer_.view();
+}
+
 TensorView Parameters::view(const std::string& name) const {
-  return view_in(flat(), name);
+  if (masters_ == Masters::all) return view_in(flat(), name);
+  const auto found = norm_offsets_.find(name);
+  PHOTON_EXPECT(found != norm_offsets_.end(), "{} has no fp32 value here", name);
+  return buffer_.view().slice(0, found->second, spec(name).numel());
 }
 
 TensorView Parameters::working_view(const std::string& name) const {
   return view_in(working(), name);
 }
 
-void Parameters::make_working_copy(DType dtype) {
+void Parameters::make_working_copy(DType dtype, Masters masters) {
   if (dtype == DType::f32) return;
-  PHOTON_EXPECT(dtype == DType::bf16 && flat().space() == Space::device, "a {} copy of parameters in {} memory",
-                name_of(dtype), name_of(flat().space()));
-  working_ = Tensor(Space::device, dtype, flat().shape(), "the working copy of the weights");
+  PHOTON_EXPECT(dtype == DType::bf16 && space() == Space::device, "a {} copy of parameters in {} memory",
+                name_of(dtype), name_of(space()));
+  const Shape shape = flat().shape();
+  if (masters == Masters::norms) {
+    std::vector<ParameterSpec> before;
+    for (const ParameterSpec& s : specs_) {
+      if (s.shape.size() > 1) continue;
+      norm_offsets_[s.name] = vectors_size(before);
+      before.push_back(s);
+    }
+    masters_ = masters;
+    buffer_ = Tensor();  // the old memory goes first
+    buffer_ = Tensor(Space::device, DType::f32, {std::max<std::int64_t>(vectors_size(before), 1)}, "norm weights");
+  }
+  working_ = Tensor(Space::device, dtype, shape, "the working copy of the weights");
+}
+
+void Parameters::assign(const Parameters& from) {
+  PHOTON_EXPECT(flat_size(from.specs_) == flat_size(specs_) && from.specs_.size() == specs_.size(),
+                "parameters of {} elements from {}", flat_size(specs_), flat_size(from.specs_));
+  if (masters_ == Masters::all) {
+    copy(from.flat(), flat());
+    return refresh_working_copy();
+  }
+  if (from.working_.view()) {
+    copy(from.working_, working_.view());
+  } else {  // rounded here, a piece at a time
+    constexpr std::int64_t piece = std::int64_t{1} << 24;
+    const std::int64_t size = flat_size(specs_);
+    const Tensor staged(Space::device, DType::f32, {std::min(piece, size)}, "weights on their way");
+    Context ctx;
+    ctx.space = Space::device;
+    for (std::int64_t begin = 0; begin < size; begin += piece) {
+      const std::int64_t count = std::min(piece, size - begin);
+      copy(from.flat().slice(0, begin, count), staged.view().slice(0, 0, count));
+      copy_elements(ctx, staged.view().slice(0, 0, count), working().slice(0, begin, count));
+      device::synchronize(ctx.stream);
+    }
+  }
+  for (const auto& [name, offset] : norm_offsets_) copy(from.view(name), view(name));
 }
 
 void Parameters::refresh_working_copy() {
@@ -84,12 +130,10 @@ void begin_gradients(const Context& ctx, const Parameters& gradients) {
 }
 
 void initialize(Parameters& parameters, std::uint64_t seed) {
-  if (parameters.flat().space() == Space::device) {
+  if (parameters.space() == Space::device) {
     Parameters host(parameters.specs(), Space::host, "fresh weights");
     initialize(host, seed);
-    copy(host.flat(), parameters.flat());
-    parameters.refresh_working_copy();
-    return;
+    return parameters.assign(host);
   }
   for (const ParameterSpec& spec : parameters.specs()) {
     auto* const values = parameters.view(spec.name).host<float>();

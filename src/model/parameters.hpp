@@ -1,5 +1,5 @@
 // A flat fp32 buffer with named views: parameters, their gradients, or an optimizer moment. Parameters that ops read in
-// bf16 have a working copy of the same layout beside the fp32 masters.
+// bf16 have a working copy of the same layout beside the fp32 masters, or, where nobody changes them, in their place.
 #pragma once
 
 #include <map>
@@ -13,6 +13,10 @@
 
 namespace photon {
 
+// Which parameters keep fp32 values beside a bf16 working copy: all, to be trained and saved, or, to be read alone, the
+// norms (vectors), which ops read in fp32 always.
+enum class Masters { all, norms };
+
 class Parameters {
  public:
   Parameters() = default;
@@ -23,8 +27,10 @@ class Parameters {
   Parameters(std::vector<ParameterSpec> specs, Space space, const std::string& what = "parameters");
 
   const std::vector<ParameterSpec>& specs() const { return specs_; }
-  TensorView flat() const { return buffer_.view(); }  // [flat_size], padding included (always zero)
-  // Errors: ContractError for an unknown name.
+  Space space() const { return buffer_.view().space(); }
+  // [flat_size], padding included (always zero). Errors: ContractError with Masters::norms.
+  TensorView flat() const;
+  // Errors: ContractError for an unknown name, or one without an fp32 value.
   TensorView view(const std::string& name) const;
   bool has(const std::string& name) const { return index_.count(name) != 0; }
   // What ops read, in the dtype of the activations: views of the working copy, of the flat buffer itself where there is
@@ -35,8 +41,12 @@ class Parameters {
   // behind each other.
   TensorView fused(const std::string& first, const std::string& last) const;
 
-  // Sets a working copy aside, of zeros; nothing to do for f32. Errors: ContractError for bf16 on the host.
-  void make_working_copy(DType dtype);
+  // Sets a working copy aside, of zeros; nothing to do for f32. With Masters::norms the other fp32 values are given up,
+  // and this comes before anything takes views. Errors: ContractError for bf16 on the host.
+  void make_working_copy(DType dtype, Masters masters = Masters::all);
+  // Takes all values from parameters of the same specs, in any memory, the working copy included; done when it returns.
+  // Those have masters, or a working copy like this one's.
+  void assign(const Parameters& from);
   // Rounds the values into the working copy, done when it returns. Whoever changes flat() calls it, or keeps
   // working() in step otherwise.
   void refresh_working_copy();
@@ -47,7 +57,9 @@ class Parameters {
 
   std::vector<ParameterSpec> specs_;
   std::map<std::string, std::size_t> index_;
-  Tensor buffer_;
+  Masters masters_ = Masters::all;
+  Tensor buffer_;  // with Masters::norms of the vectors alone, each at its place in norm_offsets_
+  std::map<std::string, std::int64_t> norm_offsets_;
   Tensor working_;
 };
 

@@ -20,8 +20,8 @@ void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* wha
   arena = Arena(space, bytes, what);
 }
 
-PhotonModel::PhotonModel(const ModelConfig& config, Space space, DType dtype)
-    : Model(config, space, dtype), stage_(config, all_layers(config), dtype), tensors_(bind(parameters_)) {}
+PhotonModel::PhotonModel(const ModelConfig& config, Space space, DType dtype, Masters masters)
+    : Model(config, space, dtype, masters), stage_(config, all_layers(config), dtype), tensors_(bind(parameters_)) {}
 
 LossSums PhotonModel::forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales,
                                        const RecLossOptions& rec, Parameters& gradients, Write write) {

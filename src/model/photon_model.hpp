@@ -9,7 +9,7 @@ namespace photon {
 
 class PhotonModel : public Model {
  public:
-  PhotonModel(const ModelConfig& config, Space space, DType dtype = DType::f32);
+  PhotonModel(const ModelConfig& config, Space space, DType dtype = DType::f32, Masters masters = Masters::all);
 
   LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales, const RecLossOptions& rec,
                             Parameters& gradients, Write write) override;

@@ -7,7 +7,8 @@ namespace photon {
 
 class PhotonShare {
  public:
-  // Zero weights. `layers`: coarse_layers() or chunk_layers(). `space` and `dtype` as make_model() takes them.
+  // Zero weights, to be read only: given by Parameters::assign() or initialize(). `layers`: coarse_layers() or
+  // chunk_layers(). `space` and `dtype` as make_model() takes them.
   PhotonShare(const ModelConfig& config, const LayerRange& layers, Space space, DType dtype = DType::f32);
   PhotonShare(const PhotonShare&) = delete;
   PhotonShare& operator=(const PhotonShare&) = delete;

@@ -24,8 +24,9 @@ TensorView upload_targets(const Context& ctx, Arena& arena, const Batch& batch) 
 
 }  // namespace
 
-VanillaModel::VanillaModel(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype)
-    : Model(config, space, dtype),
+VanillaModel::VanillaModel(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype,
+                           Masters masters)
+    : Model(config, space, dtype, masters),
       start_token_(start_token),
       stack_(config.stack, config.dim, config.norm_eps, AttentionKind::stream, "model.", true, dtype),
       weights_(stack_.bind(parameters_)),

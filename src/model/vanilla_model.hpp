@@ -9,7 +9,8 @@ namespace photon {
 
 class VanillaModel : public Model {
  public:
-  VanillaModel(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype = DType::f32);
+  VanillaModel(const ModelConfig& config, Space space, std::int32_t start_token, DType dtype = DType::f32,
+               Masters masters = Masters::all);
 
   LossSums forward_backward(const Context& ctx, const Batch& batch, const LossScales& scales, const RecLossOptions& rec,
                             Parameters& gradients, Write write) override;

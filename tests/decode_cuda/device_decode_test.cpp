@@ -53,9 +53,8 @@ class DeviceDecode : public ::testing::TestWithParam<NamedConfig> {
   const ModelConfig& config() const { return GetParam().config; }
 
   std::unique_ptr<Model> on_device(Model& host, DType dtype) const {
-    std::unique_ptr<Model> model = make_model(host.config(), Space::device, 1, dtype);
-    copy(host.parameters().flat(), model->parameters().flat());
-    model->parameters().refresh_working_copy();
+    std::unique_ptr<Model> model = make_frozen_model(host.config(), Space::device, 1, dtype);
+    model->parameters().assign(host.parameters());
     return model;
   }
   // Logits [2, T - group, V] of two rows with given tokens, decoded behind a prompt of one group.
