@@ -1,11 +1,10 @@
 // Training on a GPU: the same losses as on the host, and the same bits after a restart.
 #include "train/trainer.hpp"
 
-#include <cmath>
-
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -114,7 +113,9 @@ TEST_F(GpuTraining, LearnsInEightBitFloatsAsInBf16) {
   for (std::size_t i = 0; i < 40; ++i) {
     const double expected = full[i]["loss"];
     const double loss = eight[i]["loss"];
-    if (i < 10) EXPECT_NEAR(loss, expected, 5e-2 * expected) << "step " << i + 1;
+    if (i < 10) {
+      EXPECT_NEAR(loss, expected, 5e-2 * expected) << "step " << i + 1;
+    }
     ASSERT_TRUE(std::isfinite(loss)) << "step " << i + 1;
     sum += loss;
     expected_sum += expected;
