@@ -26,8 +26,8 @@ struct Product {
 void multiply(const Context& ctx, const Product& product);
 
 // c = (a b^T) * a_scale * b_scale (+ c) of 8-bit floats: a u8 [M, K], b u8 [N, K], c bf16 or f32 [M, N]; K a multiple
-// of 16, rows and scales 16-byte aligned. The scales are f32 [1] on the device. At most one operand is e5m2. `fast` lets
-// the tensor cores keep fewer bits between partial sums: good enough for a forward pass. Needs sm_89 or later.
+// of 16, rows and scales 16-byte aligned. The scales are f32 [1] on the device. At most one operand is e5m2. `fast`
+// lets the tensor cores keep fewer bits between partial sums: good enough for a forward pass. Needs sm_89 or later.
 struct Product8 {
   ConstTensorView a;
   Float8 a_format = Float8::e4m3;
