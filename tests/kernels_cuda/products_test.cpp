@@ -123,8 +123,7 @@ TEST_P(CudaProducts, EightBitFloats) {
       static_cast<double>(a_scale.host.host<float>()[0]) * static_cast<double>(b_scale.host.host<float>()[0]);
   for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{16, 16, 16}, {48, 80, 272}, {160, 144, 1536}}) {
     for (const Float8 format : {Float8::e4m3, Float8::e5m2}) {
-      SCOPED_TRACE(::testing::Message() << m << " x " << n << " x " << k
-                                        << (format == Float8::e4m3 ? "" : " e5m2"));
+      SCOPED_TRACE(::testing::Message() << m << " x " << n << " x " << k << (format == Float8::e4m3 ? "" : " e5m2"));
       const Matrix8 a = random_matrix8(format, m, k, 3);
       const Matrix8 b = random_matrix8(Float8::e4m3, n, k, 4);
       const std::vector<double> none(static_cast<std::size_t>(m * n));
