@@ -3,41 +3,36 @@
 #include "kernels/linear8.hpp"
 
 namespace photon::cuda {
+namespace {
+
+// c (+)= of a's and b's values or transposed ones, as given, both along the summed dim.
+void product(const Context& ctx, const Quantized& a, const TensorView& a_rows, const Quantized& b,
+             const TensorView& b_rows, const TensorView& c, Write write, bool fast = false) {
+  multiply(ctx, {.a = a_rows,
+                 .a_format = a.format,
+                 .a_scale = a.scale,
+                 .b = b_rows,
+                 .b_format = b.format,
+                 .b_scale = b.scale,
+                 .c = c,
+                 .write = write,
+                 .fast = fast});
+}
+
+}  // namespace
 
 void linear8_forward(const Context& ctx, const Quantized& x, const Quantized& w, const TensorView& y, Write write) {
-  multiply(ctx, {.a = x.values,
-                 .a_format = x.format,
-                 .a_scale = x.scale,
-                 .b = w.values,
-                 .b_format = w.format,
-                 .b_scale = w.scale,
-                 .c = y,
-                 .write = write,
-                 .fast = true});
+  product(ctx, x, x.values, w, w.values, y, write, true);
 }
 
 void linear8_backward_input(const Context& ctx, const Quantized& dy, const Quantized& w, const TensorView& dx,
                             Write write) {
-  multiply(ctx, {.a = dy.values,
-                 .a_format = dy.format,
-                 .a_scale = dy.scale,
-                 .b = w.transposed,
-                 .b_format = w.format,
-                 .b_scale = w.scale,
-                 .c = dx,
-                 .write = write});
+  product(ctx, dy, dy.values, w, w.transposed, dx, write);
 }
 
 void linear8_backward_weight(const Context& ctx, const Quantized& dy, const Quantized& x, const TensorView& dw,
                              Write write) {
-  multiply(ctx, {.a = dy.transposed,
-                 .a_format = dy.format,
-                 .a_scale = dy.scale,
-                 .b = x.transposed,
-                 .b_format = x.format,
-                 .b_scale = x.scale,
-                 .c = dw,
-                 .write = write});
+  product(ctx, dy, dy.transposed, x, x.transposed, dw, write);
 }
 
 }  // namespace photon::cuda
