@@ -78,6 +78,7 @@ void measure(const Options& options) {
         {"gradient_norm", result.phases.norm},
         {"optimizer", result.phases.optimizer}}},
       {"model_gflops", result.model_gflops},
+      {"matrix_gflops", result.matrix_gflops},
       {"arena_bytes", result.arena_bytes},
   };
   if (on_gpu) {
@@ -92,7 +93,6 @@ void measure(const Options& options) {
     }
   } else {
     line["threads"] = result.num_threads;
-    line["matrix_gflops"] = result.matrix_gflops;
     line["matrix_library"] = matrix_library();
   }
   std::cout << line.dump() << std::endl;
@@ -106,9 +106,9 @@ void add_bench_train(CLI::App& bench) {
       "train",
       "Trains a model on random tokens for some steps and prints one JSON line: tokens a second by the median step, "
       "the model's\n"
-      "FLOPs a second (billions), and beside them what one large matrix product reaches on the same threads, or on a "
-      "GPU its\n"
-      "peak with its source, the memory in use and the time of each phase of the last step.");
+      "FLOPs a second (billions), and beside them what one large matrix product in fp32 or bf16 reaches here; on a GPU "
+      "also its\n"
+      "peak with its source and the memory in use; and the time of each phase of the last step.");
   command->footer(
       "Example:\n  photon bench train --preset photon-60m --batch 4 --sequence-length 1024 --steps 5\n"
       "  photon bench train --device cuda --preset photon-600m --precision bf16 --batch 16 --sequence-length 2048");

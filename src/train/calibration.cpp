@@ -73,6 +73,11 @@ ClusterConfig measure_cluster(World& world, const RunConfig& config, std::int64_
   const auto mean = [&](double value) {
     return all.all_reduce(value, Reduction::sum) / static_cast<double>(all.size());
   };
+  if (config.train.precision == Precision::fp8) {
+    throw InputError("train.precision fp8 cannot be calibrated",
+                     "the rate that is measured is of products in fp32 or bf16",
+                     "measure with bf16 and add matrix_rate.fp8 to the file by hand");
+  }
   const TrainPlace place = train_place(config.train);
   const bool gpus = place.space == Space::device;
   if (gpus && world.size() > 1) world.use_gpu();

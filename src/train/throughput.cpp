@@ -93,6 +93,7 @@ double measure_matrix_gflops(const Context& ctx, DType dtype) {
   // Random values: how many bits change decides a GPU's clock.
   for (const Tensor* operand : {&x, &w}) {
     const Tensor values(Space::host, dtype, {n, n}, "a matrix product");
+#pragma omp parallel for schedule(static)
     for (std::int64_t i = 0; i < n * n; ++i) {
       const auto value = static_cast<float>(random_uniform(1, 2, static_cast<std::uint64_t>(i)) - 0.5);
       if (dtype == DType::f32) {
