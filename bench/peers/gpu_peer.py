@@ -8,8 +8,10 @@
 
 `photon bench train` and `photon bench decode` take the same sizes and print the same units; run both on one card, one after the other.
 
-  train    fp32 weights under bf16 autocast, torch.compile of the whole loss, AdamW (fused), gradient norm clipped to 1; tokens/s
-  decode   bf16 weights, greedy HierGen (vanilla: plain) with KV caches, all rows in step; tokens/s after the prompts are encoded
+  train    fp32 weights under bf16 autocast, torch.compile of the whole loss (--compile layers: of each layer and of the cross-entropy, which compiles
+           faster), AdamW (fused), gradient norm clipped to 1; tokens/s
+  decode   bf16 weights, greedy HierGen (vanilla: plain) with KV caches, all rows in step, PyTorch's flash kernel where it can (cuDNN's plans every
+           new length of a cache anew); tokens/s after the prompts are encoded
   matmul   the bf16 matrix ceiling and the bandwidth of a device copy
 """
 
@@ -21,6 +23,7 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import photon_torch
 from photon_torch import Cache, Photon, Stack, uniform_config
@@ -68,11 +71,11 @@ class Vanilla(nn.Module):
 
 
 def make_model(preset):
+    with torch.device("cuda"):
+        model = (Vanilla(VANILLA[preset]) if preset in VANILLA else Photon(PHOTON[preset])).initialise(0)
     if preset in VANILLA:
-        model = Vanilla(VANILLA[preset]).initialise(0)
         model.stack.attend = causal_attention
         return model
-    model = Photon(PHOTON[preset]).initialise(0)
     for level in model.levels:
         level.encoder.attend = causal_attention
         level.decoder.attend = causal_attention
@@ -91,7 +94,7 @@ def train(arguments):
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(rank)
-    model = make_model(arguments.preset).cuda()
+    model = make_model(arguments.preset)
     loss_of = lambda tokens: model.losses(tokens)[0]
     if ranks > 1:
         torch.distributed.init_process_group("nccl")
@@ -105,8 +108,15 @@ def train(arguments):
                 return self.model.losses(tokens)[0]
 
         loss_of = nn.parallel.DistributedDataParallel(Loss(), device_ids=[rank])
-    if not arguments.eager:
-        loss_of = torch.compile(loss_of)
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):  # makes the tables of angles, which would else be compiled once more
+        model.losses(torch.zeros((1, arguments.sequence_length), dtype=torch.int64, device="cuda"))
+    if arguments.compile == "whole":
+        loss_of = torch.compile(loss_of, dynamic=False)
+    elif arguments.compile == "layers":
+        for module in model.modules():
+            if isinstance(module, photon_torch.Layer):
+                module.compile(dynamic=False)
+        F.cross_entropy = torch.compile(F.cross_entropy, dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     vocab_size = model.config["vocab_size"]
 
@@ -127,7 +137,7 @@ def train(arguments):
     seconds = [timed(lambda: step(100 + i))[0] for i in range(arguments.repeats)]
     median = sorted(seconds)[len(seconds) // 2]
     result = {"batch": arguments.batch * ranks, "sequence_length": arguments.sequence_length, "gpus": ranks,
-              "compiled": not arguments.eager, "step_seconds": median,
+              "compiled": arguments.compile, "step_seconds": median,
               "tokens_per_second": arguments.batch * ranks * arguments.sequence_length / median,
               "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
     return result if rank == 0 else None
@@ -192,10 +202,11 @@ def decode_vanilla(model, batch, prompt_tokens, num_tokens):
 
 def decode(arguments):
     torch.set_default_device("cuda")
-    model = make_model(arguments.preset).cuda().bfloat16().eval()
+    model = make_model(arguments.preset).bfloat16().eval()
     run = decode_vanilla if arguments.preset in VANILLA else decode_photon
-    run(model, arguments.batch, arguments.prompt, 16)
-    seconds = run(model, arguments.batch, arguments.prompt, arguments.tokens)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        run(model, arguments.batch, arguments.prompt, 16)
+        seconds = run(model, arguments.batch, arguments.prompt, arguments.tokens)
     return {"batch": arguments.batch, "prompt": arguments.prompt, "new_tokens": arguments.tokens, "decode_seconds": seconds,
             "tokens_per_second": arguments.batch * arguments.tokens / seconds,
             "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
@@ -220,7 +231,7 @@ def main():
     parser.add_argument("--sequence-length", type=int, default=2048, help="tokens of a training sequence")
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens a row")
     parser.add_argument("--tokens", type=int, default=256, help="tokens a row to decode")
-    parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--compile", default="whole", choices=["whole", "layers", "none"], help="what torch.compile takes at once")
     parser.add_argument("--warmup", type=int, default=4, help="training steps that are not counted")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()

@@ -127,7 +127,7 @@ class Stack(nn.Module):
     def rope(self, start, x):
         end, key = start + x.shape[1], (x.dtype, x.device)
         if key not in self.tables or self.tables[key][0].shape[0] < end:
-            positions = torch.arange(max(end, 256), device=x.device)
+            positions = torch.arange(max(256, 1 << (end - 1).bit_length()), device=x.device)
             self.tables[key] = rope_tables(positions, self.head_dim, self.theta, x.dtype)
         cos, sin = self.tables[key]
         return cos[start:end], sin[start:end]
@@ -184,7 +184,7 @@ class Photon(nn.Module):
             level.decoder.attend = attend
 
     def initialise(self, seed, std=0.02):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.start_latent.device).manual_seed(seed)
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 nn.init.ones_(parameter)
