@@ -179,16 +179,16 @@ double sum_of_squares(const Context&, const ConstTensorView&) {
 void add_sum_of_squares(const Context&, const ConstTensorView&, const TensorView&) {
   throw NotConfigured("add_sum_of_squares on a GPU", "CUDA");
 }
-double rec_loss_forward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&,
+double rec_loss_forward(const Context&, RecDistance, const ConstTensorView&, const ConstTensorView&,
                         const ConstTensorView&) {
   throw NotConfigured("rec_loss_forward on a GPU", "CUDA");
 }
-void add_rec_loss_forward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&,
+void add_rec_loss_forward(const Context&, RecDistance, const ConstTensorView&, const ConstTensorView&,
                           const ConstTensorView&, const TensorView&) {
   throw NotConfigured("add_rec_loss_forward on a GPU", "CUDA");
 }
-void rec_loss_backward(const Context&, Distance, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
-                       double, const TensorView&, const TensorView&) {
+void rec_loss_backward(const Context&, RecDistance, const ConstTensorView&, const ConstTensorView&,
+                       const ConstTensorView&, double, const TensorView&, const TensorView&) {
   throw NotConfigured("rec_loss_backward on a GPU", "CUDA");
 }
 void row_positions(const Context&, const ConstTensorView&, std::int64_t, std::int64_t, const TensorView&) {

@@ -23,8 +23,8 @@ bool counts(const ConstTensorView& mask, std::int64_t u) {
   return !mask || mask.host<std::uint8_t>()[u] != 0;
 }
 
-double distance_of(Distance distance, const float* y, const float* x, std::int64_t width) {
-  if (distance == Distance::cosine) {
+double distance_of(RecDistance distance, const float* y, const float* x, std::int64_t width) {
+  if (distance == RecDistance::cosine) {
     const cpu::Dots d = cpu::loops().dots(y, x, width);
     const double product = std::sqrt(d.yy) * std::sqrt(d.xx);
     // Written so that NaN stays NaN.
@@ -34,15 +34,15 @@ double distance_of(Distance distance, const float* y, const float* x, std::int64
   for (std::int64_t i = 0; i < width; ++i) {
     const double e = static_cast<double>(y[i]) - static_cast<double>(x[i]);
     const double a = std::abs(e);
-    sum += distance == Distance::mse ? e * e : (a < 1.0 ? 0.5 * e * e : a - 0.5);
+    sum += distance == RecDistance::mse ? e * e : (a < 1.0 ? 0.5 * e * e : a - 0.5);
   }
   return sum / static_cast<double>(width);
 }
 
 // dy += scale * d(distance)/dy; dx likewise unless null.
-void add_gradient(Distance distance, const float* y, const float* x, std::int64_t width, double scale, float* dy,
+void add_gradient(RecDistance distance, const float* y, const float* x, std::int64_t width, double scale, float* dy,
                   float* dx) {
-  if (distance == Distance::cosine) {
+  if (distance == RecDistance::cosine) {
     const cpu::Dots d = cpu::loops().dots(y, x, width);
     const double product = std::sqrt(d.yy) * std::sqrt(d.xx);
     if (product < smallest_product) return;  // a vector of no direction; NaN goes on
@@ -60,7 +60,7 @@ void add_gradient(Distance distance, const float* y, const float* x, std::int64_
   const double factor = scale / static_cast<double>(width);
   for (std::int64_t i = 0; i < width; ++i) {
     const double e = static_cast<double>(y[i]) - static_cast<double>(x[i]);
-    const double slope = distance == Distance::mse ? 2.0 * e : (e > 1.0 ? 1.0 : (e < -1.0 ? -1.0 : e));
+    const double slope = distance == RecDistance::mse ? 2.0 * e : (e > 1.0 ? 1.0 : (e < -1.0 ? -1.0 : e));
     dy[i] += static_cast<float>(factor * slope);
     if (dx != nullptr) dx[i] -= static_cast<float>(factor * slope);
   }
@@ -68,7 +68,7 @@ void add_gradient(Distance distance, const float* y, const float* x, std::int64_
 
 }  // namespace
 
-double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+double rec_loss_forward(const Context& ctx, RecDistance distance, const ConstTensorView& y, const ConstTensorView& x,
                         const ConstTensorView& mask) {
   expect_rec(ctx, y, x, mask);
   if (ctx.space == Space::device) return cuda::rec_loss_forward(ctx, distance, y, x, mask);
@@ -87,7 +87,7 @@ double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensor
   return sum;
 }
 
-void add_rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+void add_rec_loss_forward(const Context& ctx, RecDistance distance, const ConstTensorView& y, const ConstTensorView& x,
                           const ConstTensorView& mask, const TensorView& total) {
   expect_tensor(ctx, total, DType::f64, {1}, "total");
   if (ctx.space == Space::host) {
@@ -98,7 +98,7 @@ void add_rec_loss_forward(const Context& ctx, Distance distance, const ConstTens
   cuda::add_rec_loss_forward(ctx, distance, y, x, mask, total);
 }
 
-void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+void rec_loss_backward(const Context& ctx, RecDistance distance, const ConstTensorView& y, const ConstTensorView& x,
                        const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx) {
   expect_rec(ctx, y, x, mask);
   expect_tensor(ctx, dy, y.dtype(), y.shape(), "dy");

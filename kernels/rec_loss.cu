@@ -33,7 +33,7 @@ __device__ Dots dots_of(const T* __restrict__ y, const T* __restrict__ x, int wi
 }
 
 template <class T, int V>
-__global__ void forward_kernel(Distance distance, const T* __restrict__ y, std::int64_t y_stride,
+__global__ void forward_kernel(RecDistance distance, const T* __restrict__ y, std::int64_t y_stride,
                                const T* __restrict__ x, std::int64_t x_stride, const std::uint8_t* __restrict__ mask,
                                double* __restrict__ loss, std::int64_t num_rows, int width) {
   const std::int64_t row = std::int64_t{blockIdx.x} * rows_a_block + threadIdx.x / warp_width;
@@ -46,7 +46,7 @@ __global__ void forward_kernel(Distance distance, const T* __restrict__ y, std::
   y += row * y_stride;
   x += row * x_stride;
   double result = 0;
-  if (distance == Distance::cosine) {
+  if (distance == RecDistance::cosine) {
     const Dots dots = dots_of<T, V>(y, x, width, lane);
     const double product = sqrt(static_cast<double>(dots.yy)) * sqrt(static_cast<double>(dots.xx));
     result = 1.0 - static_cast<double>(dots.yx) / fmax(product, static_cast<double>(smallest_product));
@@ -60,8 +60,8 @@ __global__ void forward_kernel(Distance distance, const T* __restrict__ y, std::
       for (int j = 0; j < V; ++j) {
         const float difference = to_f32(a.v[j]) - to_f32(b.v[j]);
         const float size = fabsf(difference);
-        sum += distance == Distance::mse || size < 1.0F
-                   ? difference * difference * (distance == Distance::mse ? 1.0F : 0.5F)
+        sum += distance == RecDistance::mse || size < 1.0F
+                   ? difference * difference * (distance == RecDistance::mse ? 1.0F : 0.5F)
                    : size - 0.5F;
       }
     }
@@ -72,7 +72,7 @@ __global__ void forward_kernel(Distance distance, const T* __restrict__ y, std::
 
 // dx may be null.
 template <class T, int V>
-__global__ void backward_kernel(Distance distance, const T* __restrict__ y, std::int64_t y_stride,
+__global__ void backward_kernel(RecDistance distance, const T* __restrict__ y, std::int64_t y_stride,
                                 const T* __restrict__ x, std::int64_t x_stride, const std::uint8_t* __restrict__ mask,
                                 float scale, T* __restrict__ dy, std::int64_t dy_stride, T* __restrict__ dx,
                                 std::int64_t dx_stride, std::int64_t num_rows, int width) {
@@ -87,7 +87,7 @@ __global__ void backward_kernel(Distance distance, const T* __restrict__ y, std:
   float cross = 0;
   float own_y = 0;
   float own_x = 0;
-  if (distance == Distance::cosine) {
+  if (distance == RecDistance::cosine) {
     const Dots dots = dots_of<T, V>(y, x, width, lane);
     const float product = sqrtf(dots.yy) * sqrtf(dots.xx);
     if (product < smallest_product) return;  // a vector of no direction; NaN goes on
@@ -107,14 +107,14 @@ __global__ void backward_kernel(Distance distance, const T* __restrict__ y, std:
       const float from_x = to_f32(b.v[j]);
       float more_y;
       float more_x;
-      if (distance == Distance::cosine) {
+      if (distance == RecDistance::cosine) {
         more_y = cross * from_x + own_y * from_y;
         more_x = cross * from_y + own_x * from_x;
       } else {
         const float difference = from_y - from_x;
-        const float slope = distance == Distance::mse  ? 2.0F * difference
-                            : fabsf(difference) < 1.0F ? difference
-                                                       : copysignf(1.0F, difference);
+        const float slope = distance == RecDistance::mse ? 2.0F * difference
+                            : fabsf(difference) < 1.0F   ? difference
+                                                         : copysignf(1.0F, difference);
         more_y = scale * slope / static_cast<float>(width);
         more_x = -more_y;
       }
@@ -131,7 +131,7 @@ unsigned blocks_for(std::int64_t num_rows) {
 }
 
 // The losses of the rows [U] f64.
-TensorView row_losses(const Context& ctx, Workspace& workspace, Distance distance, const ConstTensorView& y,
+TensorView row_losses(const Context& ctx, Workspace& workspace, RecDistance distance, const ConstTensorView& y,
                       const ConstTensorView& x, const ConstTensorView& mask) {
   const std::int64_t num_rows = y.size(0);
   const TensorView loss = workspace.take(DType::f64, {num_rows});
@@ -148,21 +148,21 @@ TensorView row_losses(const Context& ctx, Workspace& workspace, Distance distanc
 
 }  // namespace
 
-double rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+double rec_loss_forward(const Context& ctx, RecDistance distance, const ConstTensorView& y, const ConstTensorView& x,
                         const ConstTensorView& mask) {
   if (y.size(0) == 0) return 0;
   Workspace workspace(ctx);
   return sum_on_host(ctx, row_losses(ctx, workspace, distance, y, x, mask));
 }
 
-void add_rec_loss_forward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+void add_rec_loss_forward(const Context& ctx, RecDistance distance, const ConstTensorView& y, const ConstTensorView& x,
                           const ConstTensorView& mask, const TensorView& total) {
   if (y.size(0) == 0) return;
   Workspace workspace(ctx);
   add_sum(ctx, row_losses(ctx, workspace, distance, y, x, mask), total);
 }
 
-void rec_loss_backward(const Context& ctx, Distance distance, const ConstTensorView& y, const ConstTensorView& x,
+void rec_loss_backward(const Context& ctx, RecDistance distance, const ConstTensorView& y, const ConstTensorView& x,
                        const ConstTensorView& mask, double scale, const TensorView& dy, const TensorView& dx) {
   const std::int64_t num_rows = y.size(0);
   if (num_rows == 0) return;

@@ -93,8 +93,7 @@ PassCost RankCost::backward() const {
 
 CostModel::CostModel(const RunConfig& config, const Cluster& cluster, const Plan& plan)
     : config_(config), cluster_(cluster), plan_(plan), element_(activation_bytes(config.train.precision)) {
-  const std::int64_t span = config.model.group_tokens();
-  groups_per_sequence_ = (config.train.sequence_length + span - 1) / span;
+  groups_per_sequence_ = config.model.num_groups(config.train.sequence_length);
   // Shards with equally many groups cost the same, but for their shares of the moments.
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, RankCost> known;
   for (std::int64_t rank = 0; rank < plan.ranks_per_replica(); ++rank) {

@@ -372,8 +372,7 @@ Plan make_plan(const RunConfig& config, std::int64_t num_ranks, std::int64_t bud
         fmt::format("set it to a divisor of {}, or to 0 to have one chosen", sequences));
   }
   if (plan.shards > 1) {
-    const std::int64_t span = config.model.group_tokens();
-    const std::int64_t groups = (config.train.sequence_length + span - 1) / span;
+    const std::int64_t groups = config.model.num_groups(config.train.sequence_length);
     const std::int64_t parts = plan.microbatch_size * (plan.whole_sequences ? 1 : groups);
     if (parts < plan.shards) {
       throw InputError(fmt::format("parallel.shards is {}, and a microbatch has {}", plan.shards,

@@ -306,9 +306,8 @@ std::int64_t vanilla_stage_bytes(const ModelConfig& config, const LayerRange& la
 
 std::int64_t training_activation_bytes(const ModelConfig& config, std::int64_t batch, std::int64_t tokens,
                                        std::int64_t element, const PassOptions& options) {
-  const std::int64_t span = config.group_tokens();
-  return stage_activation_bytes(config, all_layers(config), batch, tokens, batch * ((tokens + span - 1) / span),
-                                element, options);
+  return stage_activation_bytes(config, all_layers(config), batch, tokens, batch * config.num_groups(tokens), element,
+                                options);
 }
 
 std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange& layers, std::int64_t batch,
@@ -316,7 +315,7 @@ std::int64_t stage_activation_bytes(const ModelConfig& config, const LayerRange&
                                     const PassOptions& options) {
   if (config.type == ModelType::vanilla) return vanilla_stage_bytes(config, layers, batch, tokens, element, options);
   const std::int64_t group = config.group_tokens();
-  const std::int64_t padded = (tokens + group - 1) / group * group;
+  const std::int64_t padded = config.padded_length(tokens);
   const std::int64_t num_levels = config.num_levels();
   const ChainPart part(config, layers);
   const auto units = [&](std::int64_t l) { return groups * (group / config.cumulative_chunk(l)); };

@@ -312,7 +312,7 @@ void add_losses(std::vector<KernelCase>& cases) {
   cases.push_back({"rec_loss_forward", state_shape, bytes_of(2 * n), 0, [=](Operands& o) -> Call {
                      const TensorView y = o.values(bf16, states);
                      const TensorView x = o.values(bf16, states);
-                     return [=](const Context& ctx) { cuda::rec_loss_forward(ctx, Distance::cosine, y, x, {}); };
+                     return [=](const Context& ctx) { cuda::rec_loss_forward(ctx, RecDistance::cosine, y, x, {}); };
                    }});
   cases.push_back({"rec_loss_backward", state_shape, bytes_of(6 * n), 0, [=](Operands& o) -> Call {
                      const TensorView y = o.values(bf16, states);
@@ -320,7 +320,7 @@ void add_losses(std::vector<KernelCase>& cases) {
                      const TensorView dy = o.values(bf16, states);
                      const TensorView dx = o.values(bf16, states);
                      return [=](const Context& ctx) {
-                       cuda::rec_loss_backward(ctx, Distance::cosine, y, x, {}, 1e-3, dy, dx);
+                       cuda::rec_loss_backward(ctx, RecDistance::cosine, y, x, {}, 1e-3, dy, dx);
                      };
                    }});
 }

@@ -56,6 +56,9 @@ struct ModelConfig {
   std::int64_t cumulative_chunk(std::int64_t level) const;
   // C_<=L: tokens a top-level unit stands for. 1 for vanilla.
   std::int64_t group_tokens() const { return cumulative_chunk(num_levels()); }
+  // Top-level groups that a sequence takes, and its length where the last one is padded to a whole one.
+  std::int64_t num_groups(std::int64_t tokens) const { return (tokens + group_tokens() - 1) / group_tokens(); }
+  std::int64_t padded_length(std::int64_t tokens) const { return num_groups(tokens) * group_tokens(); }
   // Positions of the level-l decoder's short sequence: R_l + k_l + C_l - 1.
   std::int64_t decoder_positions(std::int64_t level) const;
   // k at level 1, 0 above.
@@ -75,7 +78,7 @@ void validate(ModelConfig& config);
 std::string to_json_text(const ModelConfig& config);
 ModelConfig model_config_from_json(const std::string& text, const std::string& where);
 
-// The presets of docs/models.md by name, e.g. "photon-60m"; validated. Errors: InputError naming the nearest preset.
+// The presets of docs/model.md by name, e.g. "photon-60m"; validated. Errors: InputError naming the nearest preset.
 ModelConfig preset(const std::string& name);
 std::vector<std::string> preset_names();
 

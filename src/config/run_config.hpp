@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/model_config.hpp"
+#include "support/rec_distance.hpp"
 
 namespace photon {
 
@@ -26,7 +27,6 @@ struct DataConfig {
 };
 
 enum class Schedule { cosine, wsd };
-enum class RecDistance { cosine, smooth_l1, mse };
 enum class Precision { fp32, bf16, fp8 };
 enum class Device { automatic, cpu, cuda };
 enum class Recompute { automatic, none, layers };

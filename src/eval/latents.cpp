@@ -91,7 +91,7 @@ std::span<const float> PathStates::latent(std::int64_t level, std::int64_t row, 
 PathStates teacher_forced_states(PhotonModel& model, const Context& ctx, const Batch& batch) {
   const ModelConfig& config = model.config();
   PhotonModel::States all = model.states(ctx, batch);
-  PathStates states = without_top(config, padded_length(config, batch.tokens.size(1)));
+  PathStates states = without_top(config, config.padded_length(batch.tokens.size(1)));
   for (std::int64_t l = 1; l < config.num_levels(); ++l)
     states.conditioning.push_back(host_floats(ctx, all.y[static_cast<std::size_t>(l)]));
   states.conditioning.push_back(
@@ -105,7 +105,7 @@ PathStates recgen_states(PhotonModel& model, const Context& ctx, const Batch& ba
   require_recgen(model.config());
   const ModelConfig& config = model.config();
   const std::int64_t top = config.num_levels();
-  const std::int64_t length = padded_length(config, batch.tokens.size(1));
+  const std::int64_t length = config.padded_length(batch.tokens.size(1));
   std::vector<Tensor> latents;  // c(l), l = 1 .. L-1
   Tensor below;                 // what the top chunker reads
   {
@@ -120,7 +120,7 @@ PathStates recgen_states(PhotonModel& model, const Context& ctx, const Batch& ba
 
   const std::int64_t span = config.cumulative_chunk(top - 1);
   for (std::int64_t b = 0; b < batch.tokens.size(0); ++b) {
-    const std::int64_t start = padded_length(config, prompt_tokens[static_cast<std::size_t>(b)]);
+    const std::int64_t start = config.padded_length(prompt_tokens[static_cast<std::size_t>(b)]);
     if (start >= batch.tokens.size(1)) continue;
     const auto rolled = [&](const TensorView& all) {
       return all.slice(0, b, 1).merge(0).slice(0, start / span, (length - start) / span);

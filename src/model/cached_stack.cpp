@@ -36,7 +36,6 @@ void step_linear(const Context& ctx, const ConstTensorView& x, const ConstTensor
 
 KvCache CachedStack::make_cache(Space space, DType dtype, std::int64_t slots, std::int64_t capacity) const {
   KvCache cache;
-  cache.capacity = capacity;
   const Shape shape{slots, capacity, config_.kv_heads, head_width()};
   for (std::int64_t i = 0; i < config_.layers; ++i) {
     cache.k.emplace_back(space, dtype, shape, "cached keys");

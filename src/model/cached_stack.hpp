@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/rope.hpp"
+#include "model/kv_cache.hpp"
 #include "model/stack.hpp"
 
 namespace photon {

@@ -62,7 +62,7 @@ Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch, std::
   const std::int64_t num_rows = batch.tokens.size(0);
   const std::int64_t tokens = batch.tokens.size(1);
   const std::int64_t group = config.group_tokens();
-  const std::int64_t length = padded_length(config, tokens);
+  const std::int64_t length = config.padded_length(tokens);
   PHOTON_EXPECT(static_cast<std::int64_t>(prompt_tokens.size()) == num_rows, "{} prompt lengths for {} rows",
                 prompt_tokens.size(), num_rows);
   Tensor hidden = model.hidden(ctx, batch);  // HierGen's rule everywhere
@@ -76,7 +76,7 @@ Tensor recgen_hidden(Model& model, const Context& ctx, const Batch& batch, std::
   for (std::int64_t b = 0; b < num_rows; ++b) {
     const std::int64_t prompt = prompt_tokens[static_cast<std::size_t>(b)];
     PHOTON_EXPECT(prompt >= 0, "a prompt of {} tokens", prompt);
-    const std::int64_t start = padded_length(config, prompt);
+    const std::int64_t start = config.padded_length(prompt);
     if (start >= tokens) continue;
     slots.push_back(b);
     starts.push_back(start);

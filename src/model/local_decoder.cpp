@@ -45,12 +45,6 @@ std::int64_t LocalDecoder::call_bytes(std::int64_t rows) const {
          std::max(stack_.step_bytes(rows, start_positions(), element), stack_.step_bytes(rows, 1, element));
 }
 
-std::int64_t LocalDecoder::cache_bytes() const {
-  std::int64_t bytes = 0;
-  for (const Tensor& k : cache_.k) bytes += 2 * k.view().bytes();
-  return bytes;
-}
-
 ConstTensorView LocalDecoder::constant(std::int64_t value, std::int64_t rows) const {
   return constants_.view().slice(0, value, 1).merge(0).slice(0, 0, rows);
 }

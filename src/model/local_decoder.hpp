@@ -16,7 +16,7 @@ class LocalDecoder {
   bool reserve(std::int64_t rows);
   // What a call takes from its arena at most.
   std::int64_t call_bytes(std::int64_t rows) const;
-  std::int64_t cache_bytes() const;
+  std::int64_t cache_bytes() const { return cache_.bytes(); }
 
   // c [n, D_l] -> y [n, D_{l-1}]: a group's first reconstruction. Where the level looks back, `recent` [n, k] i32 are
   // the tokens before the group (negative: none) and `table` embeds them; else both are empty.

@@ -11,6 +11,7 @@
 #include "config/model_config.hpp"
 #include "kernels/linear.hpp"
 #include "model/parameters.hpp"
+#include "support/rec_distance.hpp"
 #include "tensor/context.hpp"
 
 namespace photon {
@@ -53,8 +54,7 @@ class GatheredLosses {
 };
 
 struct RecLossOptions {
-  RecLossOptions() = default;
-  enum class Kind { cosine, smooth_l1, mse } kind = Kind::cosine;
+  RecDistance distance = RecDistance::cosine;
   bool stop_gradient = true;
 };
 

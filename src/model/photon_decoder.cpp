@@ -36,7 +36,7 @@ PhotonDecoder::PhotonDecoder(const ModelConfig& config, const PhotonTensors& wei
       dtype_(dtype),
       num_slots_(num_slots),
       total_slots_(num_slots + (ctx.space == Space::device ? 1 : 0)),
-      max_tokens_(padded_length(config_, std::max<std::int64_t>(max_tokens, 1))),
+      max_tokens_(config_.padded_length(std::max<std::int64_t>(max_tokens, 1))),
       slots_(static_cast<std::size_t>(num_slots)),
       steps_(ctx, config_.group_tokens(), num_step_indices(config_), options),
       chunks_(ctx, config_.cumulative_chunk(1), 1, options),
@@ -122,15 +122,9 @@ void PhotonDecoder::clear(std::int64_t slot) {
 void PhotonDecoder::copy_slot(std::int64_t from, std::int64_t to) {
   if (from == to) return;
   slots_[static_cast<std::size_t>(checked(to))] = slots_[static_cast<std::size_t>(checked(from))];
-  const auto copy_row = [&](const Tensor& tensor) {
-    copy(ctx_.stream, tensor.view().slice(0, from, 1), tensor.view().slice(0, to, 1));
-  };
-  for (const KvCache& cache : encoder_caches_) {
-    std::for_each(cache.k.begin(), cache.k.end(), copy_row);
-    std::for_each(cache.v.begin(), cache.v.end(), copy_row);
-  }
-  copy_row(latents_);
-  if (chunk_) copy_row(history_);
+  for (const KvCache& cache : encoder_caches_) cache.copy_slot(ctx_, from, to);
+  photon::copy_slot(ctx_, latents_, from, to);
+  if (chunk_) photon::copy_slot(ctx_, history_, from, to);
 }
 
 void PhotonDecoder::prefill(std::span<const std::int64_t> slots,

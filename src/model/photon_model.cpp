@@ -9,16 +9,6 @@
 #include "kernels/linear.hpp"
 
 namespace photon {
-std::int64_t padded_length(const ModelConfig& config, std::int64_t tokens) {
-  const std::int64_t group = config.group_tokens();
-  return (tokens + group - 1) / group * group;
-}
-
-void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* what) {
-  if (arena.space() == space && arena.capacity() >= bytes) return;
-  arena = Arena();  // the old memory goes first
-  arena = Arena(space, bytes, what);
-}
 
 PhotonModel::PhotonModel(const ModelConfig& config, Space space, DType dtype, Masters masters)
     : Model(config, space, dtype, masters), stage_(config, all_layers(config), dtype), tensors_(bind(parameters_)) {}
@@ -70,7 +60,7 @@ void PhotonModel::decode_groups(const Context& ctx, Arena& arena, std::int64_t l
 }
 
 std::int64_t PhotonModel::inference_bytes(std::int64_t batch, std::int64_t tokens) const {
-  const std::int64_t length = padded_length(config_, tokens);
+  const std::int64_t length = config_.padded_length(tokens);
   const std::int64_t n = batch * length;
   std::int64_t kept = 4 * arena_bytes(n, 4);  // ids, mask, token losses, argmax
   std::int64_t scratch = 0;
@@ -139,7 +129,7 @@ LossSums PhotonModel::evaluate(const Context& ctx, const Batch& batch, const Rec
     const ArenaScope mask_scope(arena_);
     const TensorView mask = whole_units(ctx, arena_, config_, l, p).mask;
     const auto i = static_cast<std::size_t>(l);
-    sums.rec.push_back(rec_loss_forward(ctx, to_distance(rec.kind), rows(pass.y[i]), rows(pass.x[i]), mask));
+    sums.rec.push_back(rec_loss_forward(ctx, rec.distance, rows(pass.y[i]), rows(pass.x[i]), mask));
   }
   return sums;
 }

@@ -49,10 +49,4 @@ class PhotonModel : public Model {
   Arena arena_;
 };
 
-// An arena of at least `bytes`: the old one where it is large enough.
-void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* what);
-
-// The padded tokens of a batch on whole groups: [B, T'] i32, pad positions hold token 0.
-std::int64_t padded_length(const ModelConfig& config, std::int64_t tokens);
-
 }  // namespace photon

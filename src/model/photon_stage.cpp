@@ -35,28 +35,16 @@ double head_backward(const Context& ctx, const StagePass& pass, const TensorView
   return 0;
 }
 
-Distance to_distance(RecLossOptions::Kind kind) {
-  switch (kind) {
-    case RecLossOptions::Kind::smooth_l1:
-      return Distance::smooth_l1;
-    case RecLossOptions::Kind::mse:
-      return Distance::mse;
-    case RecLossOptions::Kind::cosine:
-      break;
-  }
-  return Distance::cosine;
-}
-
 GroupRange all_groups(const ModelConfig& config, const Batch& batch) {
-  return {0, batch.tokens.size(0) * (padded_length(config, batch.tokens.size(1)) / config.group_tokens())};
+  return {0, batch.tokens.size(0) * config.num_groups(batch.tokens.size(1))};
 }
 
 GroupBatch group_batch(const ModelConfig& config, const Batch& batch, const GroupRange& groups) {
   GroupBatch shape;
   shape.groups = groups;
   shape.tokens = batch.tokens.size(1);
-  shape.total_length = padded_length(config, shape.tokens);
-  const std::int64_t each = shape.total_length / config.group_tokens();
+  shape.total_length = config.padded_length(shape.tokens);
+  const std::int64_t each = config.num_groups(shape.tokens);
   PHOTON_EXPECT(groups.begin >= 0 && groups.count >= 1 && groups.begin + groups.count <= batch.tokens.size(0) * each,
                 "groups {} to {} of {}", groups.begin, groups.begin + groups.count, batch.tokens.size(0) * each);
   const bool whole = groups.begin % each == 0 && groups.count % each == 0;
@@ -309,17 +297,16 @@ LossSums PhotonStage::backward_module(const Context& ctx, Arena& arena, const Ph
       sums.ce = head_backward(ctx, pass, weights.head, scales.ce, gradients.head);
     } else if (part_.decoder(l).ends()) {  // how far this decoder's reconstruction is from the encoder's state
       const std::int64_t k = l - 1;
-      const Distance distance = to_distance(rec.kind);
       const UnitMask& whole = pass.whole[at(k - 1)];
       const TensorView y = rows(pass.y[at(k)]);
       const TensorView x = rows(pass.x[at(k)]);
       sums.num_units[at(k - 1)] = whole.count;
       if (pass.losses) {
-        add_rec_loss_forward(ctx, distance, y, x, whole.mask, pass.losses.slice(0, k, 1));
+        add_rec_loss_forward(ctx, rec.distance, y, x, whole.mask, pass.losses.slice(0, k, 1));
       } else {
-        sums.rec[at(k - 1)] = rec_loss_forward(ctx, distance, y, x, whole.mask);
+        sums.rec[at(k - 1)] = rec_loss_forward(ctx, rec.distance, y, x, whole.mask);
       }
-      rec_loss_backward(ctx, distance, y, x, whole.mask, scales.rec[at(k - 1)], rows(dy[at(k)]),
+      rec_loss_backward(ctx, rec.distance, y, x, whole.mask, scales.rec[at(k - 1)], rows(dy[at(k)]),
                         rec.stop_gradient ? TensorView() : rows(dx[at(k)]));
     }
     decoder_backward(ctx, arena, w, g, pass, l);
@@ -411,8 +398,7 @@ LossSums PhotonStage::losses(const Context& ctx, Arena& arena, const PhotonTenso
     const ArenaScope scope(arena);
     const UnitMask whole = whole_units(ctx, arena, config_, l, pass.shape);
     sums.num_units[at(l - 1)] = whole.count;
-    sums.rec[at(l - 1)] =
-        rec_loss_forward(ctx, to_distance(rec.kind), rows(pass.y[at(l)]), rows(pass.x[at(l)]), whole.mask);
+    sums.rec[at(l - 1)] = rec_loss_forward(ctx, rec.distance, rows(pass.y[at(l)]), rows(pass.x[at(l)]), whole.mask);
   }
   return sums;
 }

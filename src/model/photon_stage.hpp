@@ -65,8 +65,6 @@ struct UnitMask {
 UnitMask whole_units(const Context& ctx, Arena& arena, const ModelConfig& config, std::int64_t l,
                      const GroupBatch& shape);
 
-Distance to_distance(RecLossOptions::Kind kind);
-
 // [B, M, D] as [B*M, D].
 template <bool Const>
 BasicView<Const> rows(const BasicView<Const>& x) {

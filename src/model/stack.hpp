@@ -39,13 +39,6 @@ struct StackTensors {
   TensorView norm;  // [D]
 };
 
-// Keys and values of `slots` sequences for each layer: [slots, capacity, Hkv, hd].
-struct KvCache {
-  std::vector<Tensor> k;
-  std::vector<Tensor> v;
-  std::int64_t capacity = 0;
-};
-
 class Stack {
  public:
   // Group stacks (local decoders) attend inside short sequences with one dedicated op and have no window.

@@ -38,12 +38,8 @@ std::int64_t VanillaDecoder::cache_bytes() const {
 void VanillaDecoder::copy_slot(std::int64_t from, std::int64_t to) {
   if (from == to) return;
   lengths_.at(static_cast<std::size_t>(to)) = lengths_.at(static_cast<std::size_t>(from));
-  const auto copy_row = [&](const Tensor& tensor) {
-    copy(ctx_.stream, tensor.view().slice(0, from, 1), tensor.view().slice(0, to, 1));
-  };
-  std::for_each(cache_.k.begin(), cache_.k.end(), copy_row);
-  std::for_each(cache_.v.begin(), cache_.v.end(), copy_row);
-  copy_row(history_);
+  cache_.copy_slot(ctx_, from, to);
+  photon::copy_slot(ctx_, history_, from, to);
 }
 
 void VanillaDecoder::prefill(std::span<const std::int64_t> slots,
@@ -90,8 +86,8 @@ void VanillaDecoder::prefill(std::span<const std::int64_t> slots,
     scatter_rows(ctx_, upload_values(tokens).reshape({n, longest}), slot, history_.view().slice(1, 0, longest));
     const TensorView x = arena.allocate(dtype_, {n, longest, dim});
     const TensorView y = arena.allocate(dtype_, {n, longest, dim});
-    embedding_forward(ctx_, model_.embedding(), upload_values(inputs), x.reshape({n * longest, dim}));
-    stack_.prefill(ctx_, arena, model_.weights(), x, cache_, slot, upload_values(lengths), y);
+    embedding_forward(ctx_, model_.tensors().embed, upload_values(inputs), x.reshape({n * longest, dim}));
+    stack_.prefill(ctx_, arena, model_.tensors().stack, x, cache_, slot, upload_values(lengths), y);
   });
 }
 
@@ -116,8 +112,9 @@ void VanillaDecoder::run(const StepBlock& block) {
   const TensorView y = arena_.allocate(dtype_, {n, config.dim});
   recent_tokens(ctx_, history_, block.indices[slot_index], block.indices[position_index], 0, model_.start_token(),
                 input);
-  embedding_forward(ctx_, model_.embedding(), input.merge(0), x);
-  stack_.step(ctx_, arena_, model_.weights(), x, cache_, block.indices[slot_index], block.indices[position_index], y);
+  embedding_forward(ctx_, model_.tensors().embed, input.merge(0), x);
+  stack_.step(ctx_, arena_, model_.tensors().stack, x, cache_, block.indices[slot_index], block.indices[position_index],
+              y);
   DrawCall call;
   if (block.needs_logits[0] || watched_) {
     call.logits = arena_.allocate(DType::f32, {n, config.vocab_size});

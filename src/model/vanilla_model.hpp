@@ -2,8 +2,9 @@
 // itself.
 #pragma once
 
-#include "model/model.hpp"
-#include "model/stack.hpp"
+#include <vector>
+
+#include "model/vanilla_stage.hpp"
 
 namespace photon {
 
@@ -19,23 +20,17 @@ class VanillaModel : public Model {
   Tensor hidden(const Context& ctx, const Batch& batch) override;
   std::int64_t arena_peak() const override { return arena_.peak(); }
 
-  std::int32_t start_token() const { return start_token_; }
-  Stack& stack() { return stack_; }
-  const StackTensors& weights() const { return weights_; }
-  TensorView embedding() const { return embed_; }
+  std::int32_t start_token() const { return stage_.start_token(); }
+  Stack& stack() { return stage_.stack(); }
+  const VanillaTensors& tensors() const { return tensors_; }
 
  private:
-  std::vector<StackTensors*> stacks() override { return {&weights_}; }
-  // [start, t_0 .. t_{T-2}] of every sequence, [B*T] i32.
-  TensorView inputs(const Context& ctx, Arena& arena, const Batch& batch) const;
-  // Room for activations.
-  TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
+  std::vector<StackTensors*> stacks() override { return {&tensors_.stack}; }
+  // Y(0) [B, T, D] of a pass that saves nothing, and room behind it for the head's losses; in the arena.
   TensorView run(const Context& ctx, const Batch& batch);
 
-  std::int32_t start_token_;
-  Stack stack_;
-  StackTensors weights_;
-  TensorView embed_;
+  VanillaStage stage_;
+  VanillaTensors tensors_;
   Arena arena_;
 };
 

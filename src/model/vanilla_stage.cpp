@@ -24,20 +24,23 @@ VanillaTensors VanillaStage::bind(const Parameters& parameters) const {
   return t;
 }
 
+TensorView VanillaStage::inputs(const Context& ctx, Arena& arena, const Batch& batch) const {
+  const std::int64_t length = batch.tokens.size(1);
+  const auto* const tokens = batch.tokens.host<std::int32_t>();
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(batch.tokens.numel()));
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<std::int64_t>(i) % length == 0 ? start_token_ : tokens[i - 1];
+  }
+  return upload(ctx, arena, ids);
+}
+
 StagePass VanillaStage::begin(const Context& ctx, Arena& arena, const Batch& batch) const {
   Pass pass;
   pass.shape = group_batch(config_, batch, all_groups(config_, batch));
   pass.x.resize(1);
   pass.y.resize(1);
   const Shape stream{pass.shape.batch, pass.shape.length, config_.dim};
-  if (part_.starts()) {  // [start, t_0 .. t_{T-2}] of every sequence
-    const auto* const tokens = batch.tokens.host<std::int32_t>();
-    std::vector<std::int32_t> ids(static_cast<std::size_t>(batch.tokens.numel()));
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      ids[i] = static_cast<std::int64_t>(i) % pass.shape.length == 0 ? start_token_ : tokens[i - 1];
-    }
-    pass.inputs = upload(ctx, arena, ids);
-  }
+  if (part_.starts()) pass.inputs = inputs(ctx, arena, batch);
   if (part_.ends()) pass.tokens = pad_tokens(ctx, arena, batch, pass.shape, config_);
   (part_.starts() ? pass.x[0] : pass.in) = arena.allocate(dtype_, stream);
   (part_.ends() ? pass.y[0] : pass.out) = arena.allocate(dtype_, stream);

@@ -86,4 +86,10 @@ void Arena::rewind(std::int64_t mark) {
   used_ = mark;
 }
 
+void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* what) {
+  if (arena.space() == space && arena.capacity() >= bytes) return;
+  arena = Arena();  // the old memory goes first
+  arena = Arena(space, bytes, what);
+}
+
 }  // namespace photon

@@ -80,6 +80,9 @@ class Arena {
   bool poison_ = false;
 };
 
+// An arena of at least `bytes`: the old one where it is large enough.
+void ensure_arena(Arena& arena, Space space, std::int64_t bytes, const char* what);
+
 // Rewinds an arena to where it stood.
 class ArenaScope {
  public:

@@ -8,20 +8,7 @@
 namespace photon {
 
 RecLossOptions rec_loss_options(const TrainConfig& config) {
-  RecLossOptions options;
-  switch (config.rec_distance) {
-    case RecDistance::cosine:
-      options.kind = RecLossOptions::Kind::cosine;
-      break;
-    case RecDistance::smooth_l1:
-      options.kind = RecLossOptions::Kind::smooth_l1;
-      break;
-    case RecDistance::mse:
-      options.kind = RecLossOptions::Kind::mse;
-      break;
-  }
-  options.stop_gradient = config.rec_stop_gradient;
-  return options;
+  return {.distance = config.rec_distance, .stop_gradient = config.rec_stop_gradient};
 }
 
 std::optional<ValidationResult> evaluate_validation(const MeasureLoss& measure, const ValidationData& data,

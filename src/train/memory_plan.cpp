@@ -95,7 +95,7 @@ std::int64_t stage_arena_bytes(const RunConfig& config, const StagePlan& stage, 
   const ModelConfig& model = config.model;
   const std::int64_t tokens = config.train.sequence_length;
   if (stage.layers == all_layers(model)) return training_arena_bytes(model, sequences, tokens, dtype, options);
-  const std::int64_t each = (tokens + model.group_tokens() - 1) / model.group_tokens();
+  const std::int64_t each = model.num_groups(tokens);
   const std::int64_t unit = model.lookback > 0 ? each : 1;  // Plan::groups
   const std::int64_t groups = (sequences * each / unit + stage.shards - 1) / stage.shards * unit;
   return stage_activation_bytes(model, stage.layers, sequences, tokens, groups, element_bytes(dtype), options);

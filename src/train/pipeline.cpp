@@ -25,7 +25,7 @@ std::int64_t largest_received(const RunConfig& config, const Plan& plan, std::in
   for (const Crossing& crossing : plan.crossings) {
     if (crossing.from != stage || crossing.tensor.kind != Boundary::Kind::encoder_state || !crossing.returns) continue;
     const std::int64_t l = crossing.tensor.level;
-    const std::int64_t units = padded_length(model, config.train.sequence_length) / model.cumulative_chunk(l);
+    const std::int64_t units = model.padded_length(config.train.sequence_length) / model.cumulative_chunk(l);
     most = std::max(most, plan.microbatch_size * units * model.width(l));
   }
   return most;
@@ -74,7 +74,7 @@ PipelineRank::Flight& PipelineRank::flight(const Context& ctx, std::int64_t micr
   const Batch batch = batch_of_(microbatch);
   flight.microbatch = microbatch;
   flight.sequences = batch.tokens.size(0);
-  flight.groups_per_sequence = padded_length(config_, batch.tokens.size(1)) / config_.group_tokens();
+  flight.groups_per_sequence = config_.num_groups(batch.tokens.size(1));
   flight.groups = plan_.groups(rank_, flight.sequences, flight.groups_per_sequence);
   if (flight.groups.count > 0) flight.pass = part_->begin(ctx, flight.arena, batch, flight.groups);
   return flight;

@@ -14,7 +14,7 @@ using testing::Field;
 class RecLoss : public testing::EachIsa {};
 INSTANTIATE_TEST_SUITE_P(Isa, RecLoss, testing::all_isas(), testing::isa_name);
 
-double reference(Distance distance, const Doubles& y, const Doubles& x, const std::vector<std::uint8_t>& mask,
+double reference(RecDistance distance, const Doubles& y, const Doubles& x, const std::vector<std::uint8_t>& mask,
                  std::size_t units, std::size_t width) {
   double sum = 0;
   for (std::size_t u = 0; u < units; ++u) {
@@ -23,14 +23,14 @@ double reference(Distance distance, const Doubles& y, const Doubles& x, const st
                     y.begin() + static_cast<std::ptrdiff_t>((u + 1) * width));
     const Doubles b(x.begin() + static_cast<std::ptrdiff_t>(u * width),
                     x.begin() + static_cast<std::ptrdiff_t>((u + 1) * width));
-    if (distance == Distance::cosine) {
+    if (distance == RecDistance::cosine) {
       sum += 1 - testing::dot(a, b) / std::max(std::sqrt(testing::dot(a, a) * testing::dot(b, b)), 1e-12);
       continue;
     }
     double part = 0;
     for (std::size_t i = 0; i < width; ++i) {
       const double e = std::abs(a[i] - b[i]);
-      part += distance == Distance::mse ? e * e : (e < 1 ? e * e / 2 : e - 0.5);
+      part += distance == RecDistance::mse ? e * e : (e < 1 ? e * e / 2 : e - 0.5);
     }
     sum += part / static_cast<double>(width);
   }
@@ -38,7 +38,7 @@ double reference(Distance distance, const Doubles& y, const Doubles& x, const st
 }
 
 TEST_P(RecLoss, MatchesTheReferenceWithGradients) {
-  for (const Distance distance : {Distance::cosine, Distance::smooth_l1, Distance::mse}) {
+  for (const RecDistance distance : {RecDistance::cosine, RecDistance::smooth_l1, RecDistance::mse}) {
     for (const auto& [units, width] : {std::pair<std::int64_t, std::int64_t>{1, 2}, {7, 17}, {301, 40}}) {
       const std::string what = fmt::format("distance {} of {} x {}", static_cast<int>(distance), units, width);
       const auto n = static_cast<std::size_t>(units);
@@ -86,17 +86,17 @@ TEST_P(RecLoss, MatchesTheReferenceWithGradients) {
 TEST_P(RecLoss, ZeroVectorsAreOneApart) {
   const Field y = Field::filled({2, 3}, 0);
   const Field x = Field::random({2, 3}, "x");
-  EXPECT_EQ(rec_loss_forward(Context{}, Distance::cosine, y.view(), x.view(), {}), 2.0);
+  EXPECT_EQ(rec_loss_forward(Context{}, RecDistance::cosine, y.view(), x.view(), {}), 2.0);
   Field dy = Field::filled({2, 3}, 0);
   Field dx = Field::filled({2, 3}, 0);
-  rec_loss_backward(Context{}, Distance::cosine, y.view(), x.view(), {}, 1.0, dy.view(), dx.view());
+  rec_loss_backward(Context{}, RecDistance::cosine, y.view(), x.view(), {}, 1.0, dy.view(), dx.view());
   EXPECT_EQ(dy.values(), Doubles(6, 0.0));
   EXPECT_EQ(dx.values(), Doubles(6, 0.0));
   Field none = Field::poison({0, 3});
-  EXPECT_EQ(rec_loss_forward(Context{}, Distance::mse, none.view(), none.view(), {}), 0.0);
-  rec_loss_backward(Context{}, Distance::mse, none.view(), none.view(), {}, 1.0, none.view(), {});
+  EXPECT_EQ(rec_loss_forward(Context{}, RecDistance::mse, none.view(), none.view(), {}), 0.0);
+  rec_loss_backward(Context{}, RecDistance::mse, none.view(), none.view(), {}, 1.0, none.view(), {});
   Field broken = Field::poison({1, 3});
-  EXPECT_TRUE(std::isnan(rec_loss_forward(Context{}, Distance::cosine, broken.view(), x.view().slice(0, 0, 1), {})));
+  EXPECT_TRUE(std::isnan(rec_loss_forward(Context{}, RecDistance::cosine, broken.view(), x.view().slice(0, 0, 1), {})));
 }
 
 }  // namespace

@@ -102,7 +102,7 @@ TEST_P(CudaLoss, HeadPassesOnNan) {
 }
 
 TEST_P(CudaLoss, Recursive) {
-  for (const Distance distance : {Distance::cosine, Distance::smooth_l1, Distance::mse}) {
+  for (const RecDistance distance : {RecDistance::cosine, RecDistance::smooth_l1, RecDistance::mse}) {
     for (const auto& [rows, width] : std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 2}, {37, 65}, {70, 512}}) {
       const Pair y = random_pair(GetParam(), {rows, width}, 1);
       const Pair x = random_pair(GetParam(), {rows, width}, 2);
@@ -136,7 +136,7 @@ TEST_P(CudaLoss, Recursive) {
 TEST_P(CudaLoss, RecursiveOfZeros) {
   const Pair y = random_pair(GetParam(), {2, 6}, 1, 0.0);
   const Pair x = random_pair(GetParam(), {2, 6}, 2);
-  EXPECT_EQ(cuda::rec_loss_forward(ctx_, Distance::cosine, y.device, x.device, {}), 2.0);
+  EXPECT_EQ(cuda::rec_loss_forward(ctx_, RecDistance::cosine, y.device, x.device, {}), 2.0);
 }
 
 class CudaOptimizer : public OnDevice {};

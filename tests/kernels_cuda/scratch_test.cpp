@@ -33,7 +33,7 @@ TEST_P(CudaScratch, HoldsNormsAndSums) {
   EXPECT_NO_THROW(
       cuda::rms_norm_backward(ctx_, x.device, x.device, w.device, rstd.device, x.device, Write::replace, dw.device));
   EXPECT_NO_THROW(cuda::sum_of_squares(ctx_, dw.device));
-  EXPECT_NO_THROW(cuda::rec_loss_forward(ctx_, Distance::mse, x.device, x.device, {}));
+  EXPECT_NO_THROW(cuda::rec_loss_forward(ctx_, RecDistance::mse, x.device, x.device, {}));
   device::synchronize(stream_);
 }
 

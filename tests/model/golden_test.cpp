@@ -109,7 +109,7 @@ TEST(Golden, VanillaEqualsHuggingFaceLlama) {
   const Shape shape{1, tokens.length, config.dim};
   Arena arena(Space::host, 1 << 20, "a test");
   Tensor hidden(Space::host, DType::f32, shape);
-  vanilla.stack().forward({}, arena, vanilla.weights(), host_view(inputs.data(), shape), hidden);
+  vanilla.stack().forward({}, arena, vanilla.tensors().stack, host_view(inputs.data(), shape), hidden);
   expect_close(hidden.host<float>(), hidden.numel(), fixture.at("hidden"), "hidden");
   const auto logits = logits_of(*model, model->hidden({}, tokens.batch()));
   expect_close(logits.data(), static_cast<std::int64_t>(logits.size()), fixture.at("logits"), "logits");
@@ -179,9 +179,9 @@ TEST_P(GoldenPhoton, StatesLossesAndGradients) {
   EXPECT_NEAR(sums.ce * scales.ce + 0.3 * rec, c.at("loss").get<double>(), 4e-5);
   expect_gradients(gradients, c.at("gradients"));
   for (const auto& [kind, name] :
-       {std::pair{RecLossOptions::Kind::smooth_l1, "smooth_l1"}, std::pair{RecLossOptions::Kind::mse, "mse"}}) {
+       {std::pair{RecDistance::smooth_l1, "smooth_l1"}, std::pair{RecDistance::mse, "mse"}}) {
     RecLossOptions options;
-    options.kind = kind;
+    options.distance = kind;
     const LossSums other = model->evaluate({}, tokens.batch(), options, {}, {});
     double mean = 0;
     for (std::size_t l = 0; l < units.size(); ++l) mean += other.rec[l] / static_cast<double>(units[l]);

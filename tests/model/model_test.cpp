@@ -56,9 +56,9 @@ TEST_P(EveryModel, LossesMatchTheReference) {
   const auto model = random_model(config(), 2);
   const ReferenceModel reference(config(), model->parameters(), 1);
   const TokenBatch tokens(3, 26, config().vocab_size, 6);
-  for (const auto kind : {RecLossOptions::Kind::cosine, RecLossOptions::Kind::smooth_l1, RecLossOptions::Kind::mse}) {
+  for (const auto kind : {RecDistance::cosine, RecDistance::smooth_l1, RecDistance::mse}) {
     RecLossOptions rec;
-    rec.kind = kind;
+    rec.distance = kind;
     Parameters gradients(config(), Space::host);
     LossScales scales{
         0.01, std::vector<double>(static_cast<std::size_t>(std::max<std::int64_t>(config().num_levels() - 1, 0)), 0.1)};
@@ -90,14 +90,14 @@ TEST_P(EveryModel, GradientsMatchFiniteDifferences) {
   const auto levels = static_cast<std::size_t>(std::max<std::int64_t>(config().num_levels() - 1, 0));
   const LossScales scales{1.0 / 13, std::vector<double>(levels, 0.3)};
   RecLossOptions rec;
-  rec.kind = RecLossOptions::Kind::mse;
+  rec.distance = RecDistance::mse;
   rec.stop_gradient = false;  // so that the reference's plain derivative is the right one
   Parameters gradients(config(), Space::host);
   model->forward_backward(ctx, tokens.batch(), scales, rec, gradients);
 
   ReferenceModel reference(config(), model->parameters(), 1);
   const auto loss = [&] {
-    const auto s = reference.sums(tokens.row(0), rec.kind);
+    const auto s = reference.sums(tokens.row(0), rec.distance);
     double total = scales.ce * s.ce;
     for (std::size_t l = 0; l < s.rec.size(); ++l) total += scales.rec[l] * s.rec[l];
     return total;

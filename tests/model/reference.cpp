@@ -243,7 +243,7 @@ Matrix ReferenceModel::logits(const Matrix& hidden) const {
   return out;
 }
 
-double reference_distance(RecLossOptions::Kind kind, const Vector& y, const Vector& x) {
+double reference_distance(RecDistance kind, const Vector& y, const Vector& x) {
   double dot = 0;
   double yy = 0;
   double xx = 0;
@@ -253,14 +253,14 @@ double reference_distance(RecLossOptions::Kind kind, const Vector& y, const Vect
     yy += y[d] * y[d];
     xx += x[d] * x[d];
     const double e = std::abs(y[d] - x[d]);
-    if (kind == RecLossOptions::Kind::mse) sum += e * e;
-    if (kind == RecLossOptions::Kind::smooth_l1) sum += e < 1 ? 0.5 * e * e : e - 0.5;
+    if (kind == RecDistance::mse) sum += e * e;
+    if (kind == RecDistance::smooth_l1) sum += e < 1 ? 0.5 * e * e : e - 0.5;
   }
-  if (kind == RecLossOptions::Kind::cosine) return 1 - dot / std::max(std::sqrt(yy * xx), 1e-12);
+  if (kind == RecDistance::cosine) return 1 - dot / std::max(std::sqrt(yy * xx), 1e-12);
   return sum / static_cast<double>(y.size());
 }
 
-ReferenceModel::Sums ReferenceModel::sums(const std::vector<int>& tokens, RecLossOptions::Kind kind) const {
+ReferenceModel::Sums ReferenceModel::sums(const std::vector<int>& tokens, RecDistance kind) const {
   Sums result;
   const Matrix all = logits(hidden(tokens));
   for (std::size_t t = 0; t < tokens.size(); ++t) {

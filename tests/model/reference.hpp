@@ -33,7 +33,7 @@ class ReferenceModel {
     double ce = 0;
     Vector rec;
   };
-  Sums sums(const std::vector<int>& tokens, RecLossOptions::Kind kind) const;
+  Sums sums(const std::vector<int>& tokens, RecDistance kind) const;
 
   Vector& weight(const std::string& name) { return weights_.at(name); }
 
@@ -52,6 +52,6 @@ class ReferenceModel {
   std::map<std::string, Vector> weights_;
 };
 
-double reference_distance(RecLossOptions::Kind kind, const Vector& y, const Vector& x);
+double reference_distance(RecDistance kind, const Vector& y, const Vector& x);
 
 }  // namespace photon::testing
