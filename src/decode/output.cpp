@@ -1,8 +1,10 @@
 #include "decode/output.hpp"
 
+#include <atomic>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
+#include <vector>
 
 #include "decode/openai.hpp"
 #include "storage/byte_stream.hpp"
@@ -31,6 +33,48 @@ bool known_by_line(std::string_view type) {
 }
 
 constexpr auto sync_interval = std::chrono::seconds(10);
+
+[[noreturn]] void throw_no_result(const std::filesystem::path& path, std::int64_t line) {
+  throw InputError(fmt::format("{} line {} is no result of photon generate", path.string(), line),
+                   "results are appended to what an earlier run of the job left", "choose another --output");
+}
+
+// The first line of a file, or what there is of it; its end comes last.
+std::string first_line(const std::filesystem::path& path) {
+  constexpr std::size_t longest = std::size_t{1} << 28;
+  std::atomic<std::uint64_t> progress = 0;
+  const std::unique_ptr<ByteStream> stream = ByteStream::open(path, progress);
+  std::vector<char> block(std::size_t{1} << 16);
+  std::string line;
+  try {
+    while (line.size() < longest) {
+      const std::size_t count = stream->read_some(block);
+      if (count == 0) break;
+      line.append(block.data(), count);
+      if (const auto end = line.find('\n', line.size() - count); end != std::string::npos)
+        return line.substr(0, end + 1);
+    }
+  } catch (const CutShort&) {  // the end that a kill left
+  }
+  return line;
+}
+
+// Somebody else's file, named by mistake, must not lose what a kill would have left at the end of ours.
+void expect_results(const std::filesystem::path& path) {
+  if (!std::filesystem::is_regular_file(path) || std::filesystem::file_size(path) == 0) return;
+  std::string line;
+  try {
+    line = first_line(path);
+  } catch (const InputError&) {
+    return;  // damaged, or not compressed as it should be: recover() says so
+  }
+  constexpr std::string_view beginning = R"({"id":)";  // and no space behind it
+  const bool torn = !line.ends_with('\n') && !Json::accept(line);
+  const bool ours =
+      torn ? line.starts_with(beginning.substr(0, line.size())) && !line.substr(0, beginning.size() + 1).ends_with(' ')
+           : read_result_line(line).has_value();
+  if (!ours) throw_no_result(path, 1);
+}
 
 }  // namespace
 
@@ -90,6 +134,7 @@ ResultFile::ResultFile(const std::filesystem::path& path, bool retry_errors, Com
 
 void ResultFile::read_earlier(bool retry_errors) {
   const std::filesystem::path path = writer_.path();
+  expect_results(path);
   if (const std::int64_t dropped = writer_.recover(); dropped > 0) {
     log_warning("{} ends in a half-written row ({} bytes): dropped, it is decoded again", path.string(), dropped);
   }
@@ -109,8 +154,7 @@ void ResultFile::read_earlier(bool retry_errors) {
     const std::optional<EarlierResult> earlier = read_result_line(line);
     if (!earlier) {
       if (kept) std::filesystem::remove(rewritten);
-      throw InputError(fmt::format("{} line {} is no result of photon generate", path.string(), number),
-                       "results are appended to what an earlier run of the job left", "choose another --output");
+      throw_no_result(path, number);
     }
     if (earlier->error && retry_errors) {
       changed = true;

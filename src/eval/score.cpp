@@ -175,6 +175,12 @@ ScoreSummary score(OpenModel& model, const Context& ctx, const ScoreOptions& opt
   const auto start = std::chrono::steady_clock::now();
   if (options.mode == GenerationMode::recgen) require_recgen(model.config());
   const std::unique_ptr<std::istream> input = open_text(options.input);
+  for (const std::filesystem::path& replaced : {options.output, options.logits}) {
+    std::error_code missing;
+    if (std::filesystem::equivalent(options.input, replaced, missing)) {
+      throw InputError(fmt::format("{} is the input", replaced.string()), "it would be replaced", "name another file");
+    }
+  }
   Unpublished results(options.output);
   Unpublished logits_path(options.logits);
   LineWriter writer(results.temporary(), compression_of(options.output));

@@ -82,6 +82,37 @@ TEST_F(ResultFileTest, ARestartKnowsWhatIsDoneAndDropsATornLine) {
   EXPECT_EQ(content(), "");
 }
 
+// A file that was named by mistake stays as it is, to the byte.
+TEST_F(ResultFileTest, FilesOfOthersAreRefusedWhole) {
+  const std::string line = result_line(result("1", "x"));
+  const std::vector<std::string> texts{
+      "notes\nwithout an end",
+      "one line",
+      R"({"id": 1, "prompt": "In the"})",
+      R"({"id": 1, "prompt": "In the"})"
+      "\n"
+      R"({"id": 2, "prom)",
+      "[1]\n",
+  };
+  for (const std::string& text : texts) {
+    for (const std::string ending : {"", ".gz", ".zst"}) {
+      path_ = folder_ / ("out.jsonl" + ending);
+      const std::string bytes = compress(text, compression_of(path_));
+      const std::string torn = ending.empty() ? bytes : bytes + bytes.substr(0, bytes.size() / 2);
+      write(torn);
+      EXPECT_THROW(ResultFile(path_, false), InputError) << text << ending;
+      EXPECT_EQ(content(), torn) << text << ending;
+    }
+  }
+  // Ours may be torn at its first byte.
+  path_ = folder_ / "out.jsonl";
+  for (std::size_t size = 1; size <= line.size(); ++size) {
+    write(line.substr(0, size));
+    EXPECT_EQ(ResultFile(path_, false).num_resumed(), 0) << size;
+    EXPECT_EQ(content(), "");
+  }
+}
+
 TEST_F(ResultFileTest, ErrorsAreTriedAgainOnRequest) {
   write(result_line(result("1", "x")) + "\n" + error_line({RowError::Kind::invalid, "2", 1, "why"}) + "\n" +
         result_line(result("3", "z")) + "\n");

@@ -146,6 +146,20 @@ TEST_F(ScoreTest, BadRowsGiveErrorsInTheirPlace) {
   EXPECT_EQ(summary_.errors, 5);
 }
 
+TEST_F(ScoreTest, TheInputIsNotReplaced) {
+  const std::string rows = "{\"context\": \"a\", \"continuation\": \"b\"}\n";
+  for (std::filesystem::path ScoreOptions::*const replaced : {&ScoreOptions::output, &ScoreOptions::logits}) {
+    ScoreOptions options = options_;
+    options.*replaced = options.input;
+    std::ofstream(options.input) << rows;
+    EXPECT_THROW(score(model_, ctx_, options, [] {}), InputError);
+    std::string text;
+    std::ifstream kept(options.input);
+    std::getline(kept, text);
+    EXPECT_EQ(text + "\n", rows);
+  }
+}
+
 TEST_F(ScoreTest, TheOutputIsReplacedOnlyWhenAllIsDone) {
   std::ofstream(options_.output) << "what was there\n";
   std::ofstream(options_.input) << "{\"context\": \"a\", \"continuation\": \"b\"}\n";
