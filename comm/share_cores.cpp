@@ -1,4 +1,4 @@
-#include "train/share_cores.hpp"
+#include "comm/share_cores.hpp"
 
 #include <omp.h>
 

@@ -1,4 +1,4 @@
-#include "train/stop_signal.hpp"
+#include "comm/stop_signal.hpp"
 
 #include "comm/world.hpp"
 

@@ -1,4 +1,4 @@
-// SIGTERM, SIGINT and SIGUSR1 as a wish to stop that the trainer reads between pieces of work.
+// SIGTERM, SIGINT and SIGUSR1 as a wish to stop that a command reads between pieces of work.
 #pragma once
 
 #include <array>

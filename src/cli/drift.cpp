@@ -11,6 +11,7 @@
 #include "cli/commands.hpp"
 #include "cli/one_process.hpp"
 #include "cli/place_options.hpp"
+#include "comm/stop_signal.hpp"
 #include "eval/drift_json.hpp"
 #include "eval/drift_rows.hpp"
 #include "eval/eval.hpp"
@@ -18,7 +19,6 @@
 #include "storage/publish.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
-#include "train/stop_signal.hpp"
 
 namespace photon::cli {
 namespace {

@@ -9,8 +9,8 @@
 #include "cli/commands.hpp"
 #include "cli/one_process.hpp"
 #include "cli/place_options.hpp"
+#include "comm/stop_signal.hpp"
 #include "decode/open_model.hpp"
-#include "train/stop_signal.hpp"
 
 namespace photon::cli {
 namespace {

@@ -14,10 +14,10 @@
 #include "cli/decoder_shards_option.hpp"
 #include "cli/on_ranks.hpp"
 #include "cli/place_options.hpp"
+#include "comm/share_cores.hpp"
+#include "comm/stop_signal.hpp"
 #include "decode/generate_ranks.hpp"
 #include "support/log.hpp"
-#include "train/share_cores.hpp"
-#include "train/stop_signal.hpp"
 
 namespace photon::cli {
 namespace {

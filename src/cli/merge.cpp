@@ -7,10 +7,10 @@
 
 #include "cli/commands.hpp"
 #include "cli/one_process.hpp"
+#include "comm/stop_signal.hpp"
 #include "decode/job_files.hpp"
 #include "decode/part.hpp"
 #include "support/error.hpp"
-#include "train/stop_signal.hpp"
 
 namespace photon::cli {
 namespace {

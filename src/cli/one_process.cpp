@@ -1,10 +1,10 @@
 #include "cli/one_process.hpp"
 
+#include "comm/stop_signal.hpp"
 #include "comm/world.hpp"
 #include "decode/open_model.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
-#include "train/stop_signal.hpp"
 
 namespace photon::cli {
 

@@ -11,8 +11,8 @@
 #include "cli/commands.hpp"
 #include "cli/one_process.hpp"
 #include "cli/place_options.hpp"
+#include "comm/stop_signal.hpp"
 #include "support/log.hpp"
-#include "train/stop_signal.hpp"
 
 namespace photon::cli {
 namespace {

@@ -10,13 +10,13 @@
 
 #include "blueprint/parameters.hpp"
 #include "checkpoint/weights.hpp"
+#include "comm/share_cores.hpp"
 #include "kernels/elementwise.hpp"
 #include "kernels/optimizer.hpp"
 #include "support/log.hpp"
 #include "train/evaluation.hpp"
 #include "train/learning_rate.hpp"
 #include "train/memory_plan.hpp"
-#include "train/share_cores.hpp"
 
 namespace photon {
 Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFactory factory)

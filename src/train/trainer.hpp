@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "checkpoint/checkpoint.hpp"
+#include "comm/stop_signal.hpp"
 #include "comm/world.hpp"
 #include "config/run_config.hpp"
 #include "model/compute.hpp"
@@ -29,7 +30,6 @@
 #include "train/sequences.hpp"
 #include "train/state_staging.hpp"
 #include "train/step_clock.hpp"
-#include "train/stop_signal.hpp"
 #include "train/stored_products.hpp"
 
 namespace photon {
