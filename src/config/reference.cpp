@@ -80,8 +80,8 @@ train:
 ```
 
 `--set key=value` replaces one key from the command line, the value read as YAML: `--set train.steps=10`, `--set
-model.levels.0.chunk=8` (entries count from 0), `--set data.train='[a.h5, b.h5]'`. Later ones win; a preset is chosen before the
-other keys are set. An unknown key, a key given twice, a wrong type or a value out of range is an error. Relative paths are
+model.levels.0.chunk=8` (entries count from 0), `--set data.train='[a.h5, b.h5]'`; `--set parallel.cut=` empties a
+text or a list of files. Later ones win; a preset is chosen before the other keys are set. An unknown key, a key given twice, a wrong type or a value out of range is an error. Relative paths are
 relative to the folder in which the command runs. A file that names a newer `format_version` is refused.
 )";
 

@@ -95,6 +95,12 @@ class Reader {
   void scalar(const Key& key, T& value) {
     const Json* found = find(key);
     if (found == nullptr) return;
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (found->is_null() && !key.is_required) {  // "cut:", --set parallel.cut=
+        value.clear();
+        return;
+      }
+    }
     const std::optional<T> parsed = parse<T>(*found);
     if (!parsed) throw wrong_type(key, *found, describe_type<T>(key));
     value = *parsed;
@@ -104,6 +110,7 @@ class Reader {
     const Json* found = find(key);
     if (found == nullptr) return;
     value.clear();
+    if (found->is_null()) return;
     if (found->is_string()) {
       value.push_back({found->get<std::string>(), 1.0});
       return;

@@ -24,7 +24,7 @@ void flatten(const YAML::Node& node, const std::string& path, std::map<std::stri
   } else if (node.IsSequence()) {
     for (std::size_t i = 0; i < node.size(); ++i) flatten(node[i], fmt::format("{}[{}]", path, i), values);
   } else {
-    values[path] = node.IsScalar() ? node.Scalar() : "null";
+    values[path] = node.IsScalar() && !node.Scalar().empty() ? node.Scalar() : "(none)";
   }
 }
 

@@ -143,6 +143,9 @@ TEST(Overrides, SetOneKeyLaterOnesWin) {
   EXPECT_EQ(parse(small, {"parallel={data: 2, stages: 3}"}).parallel, (ParallelConfig{2, 3, 1, "", 0}));
   EXPECT_EQ(parse(small, {"data.train=a=b.h5"}).data.train[0].file, "a=b.h5");
   EXPECT_EQ(parse(small, {"model.tokenizer=''"}).model.tokenizer, "");
+  EXPECT_EQ(parse(small, {"model.tokenizer="}).model.tokenizer, "");
+  EXPECT_EQ(parse(small, {"parallel.cut=decoder1", "parallel.cut="}).parallel.cut, "");
+  EXPECT_TRUE(parse(small, {"data.val=val.h5", "data.val="}).data.val.empty());
 }
 
 TEST(Overrides, ChooseThePresetFirst) {
@@ -168,6 +171,7 @@ TEST(Overrides, AreCheckedLikeTheFile) {
   refused_set("train.steps=10.5", {"train.steps is 10.5"});
   refused_set("train.steps='10'", {"train.steps is \"10\""});
   refused_set("train.steps=", {"train.steps is nothing"});
+  refused_set("data.train=", {"data.train names no file"});
   refused_set("train.steps", {"--set train.steps names no key and value", "key=value"});
   refused_set("=3", {"--set =3 names no key"});
   refused_set("train..steps=3", {"names no key"});
