@@ -18,9 +18,9 @@ constexpr const char* description =
     "Trains a model as a configuration file says, and keeps everything in a run folder: the resolved configuration,\n"
     "metrics.jsonl, checkpoints, the weights. Started again with the same folder it continues from the last "
     "checkpoint; a\n"
-    "finished run exits at once with 0. SIGTERM, SIGINT and SIGUSR1 save and exit with 75. Under mpirun or srun every "
-    "rank\n"
-    "is one data-parallel replica.";
+    "finished run exits at once with 0. SIGTERM, SIGINT and SIGUSR1 save and exit with 75. Under mpirun or srun the "
+    "ranks are\n"
+    "data-parallel replicas, or share the model as the section parallel says.";
 
 constexpr const char* examples =
     "Examples:\n"

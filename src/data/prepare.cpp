@@ -177,6 +177,21 @@ class Encoder {
   const std::atomic<bool>& wants_line_ends_;
 };
 
+// A folder that did not exist before; it goes again where nothing was put into it.
+class NewFolder {
+ public:
+  explicit NewFolder(const fs::path& path) : path_(fs::exists(path) ? fs::path() : path) {}
+  ~NewFolder() {
+    std::error_code not_empty;
+    if (!path_.empty()) fs::remove(path_, not_empty);
+  }
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+
+ private:
+  fs::path path_;
+};
+
 // Takes the batches in order: tokens go to the raw file, what is known of the documents stays in memory.
 class Collector {
  public:
@@ -255,7 +270,7 @@ class Collector {
   void check_written() {
     if (raw_) return;
     throw Error(fmt::format("cannot write {}", raw_path_.string()), std::strerror(errno),
-                fmt::format("{} are free there", bytes_text(static_cast<double>(free_bytes(raw_path_)))));
+                fmt::format("make room: {} are free there", bytes_text(static_cast<double>(free_bytes(raw_path_)))));
   }
 
   const PrepareOptions& options_;
@@ -294,13 +309,13 @@ PrepareSummary prepare(const PrepareOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   check_options(options);
   TextSource source(options.files, options.batch_bytes);
-  // A bad tokenizer should not leave an output folder behind.
   std::optional<std::string> model;
   std::unique_ptr<Tokenizer> tokenizer;
   if (!options.tokenizer.empty()) {
     tokenizer = make_tokenizer(options.tokenizer);
     if (!tokenizer->file().empty()) model = read_text_file(tokenizer->file());
   }
+  const NewFolder folder(options.output);
   const Outputs outputs = open_outputs(options, model);
   if (!tokenizer) {
     model = train_vocabulary_on(options.files, options.train_vocab);

@@ -130,10 +130,24 @@ std::string point_name(std::string_view label, std::string_view stage) {
 }  // namespace
 
 void throw_io_error(std::string_view action, const fs::path& path, int error_number) {
-  const bool full = error_number == ENOSPC || error_number == EDQUOT;
-  throw Error(
-      fmt::format("cannot {} {}", action, path.string()), std::generic_category().message(error_number),
-      full ? "free space on that file system and try again" : "check the path, its permissions and its file system");
+  const std::string problem = fmt::format("cannot {} {}", action, path.string());
+  const std::string why = std::generic_category().message(error_number);
+  switch (error_number) {
+    case ENOSPC:
+    case EDQUOT:
+      throw Error(problem, why, "free space on that file system and try again");
+    case EACCES:
+    case EISDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case ENOENT:
+    case ENOTDIR:
+    case EPERM:
+    case EROFS:
+      throw InputError(problem, why, "check the path and its permissions, or choose another");
+    default:
+      throw Error(problem, why, "check the file system");
+  }
 }
 
 void fault_point(std::string_view point) {

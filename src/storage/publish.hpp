@@ -53,7 +53,8 @@ Checksum128 checksum_128(const void* data, std::uint64_t bytes);
 
 std::string read_text_file(const std::filesystem::path& path);  // Errors: InputError when it cannot be read
 
-// The error of a failed system call: "cannot <action> <path> (<reason of the errno>) ...".
+// The error of a failed system call: "cannot <action> <path> (<reason of the errno>) ..."; InputError where such a path
+// cannot be used at all, Error where the disk is full or fails.
 [[noreturn]] void throw_io_error(std::string_view action, const std::filesystem::path& path, int error_number);
 
 }  // namespace photon

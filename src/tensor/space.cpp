@@ -9,7 +9,7 @@ Space space_of_device(const std::string& device) {
   if (device != "cuda") throw InputError(fmt::format("unknown device '{}'", device), "", "use auto, cpu or cuda");
   if (!usable) {
     throw InputError("there is no GPU to compute on", "this build or this machine has none that can be used",
-                     "use the device cpu, or see docs/install.md for a build with CUDA");
+                     "use the device cpu, or build photon with CUDA (CONTRIBUTING.md)");
   }
   return Space::device;
 }

@@ -43,6 +43,13 @@ class LineIterator final : public sentencepiece::SentenceIterator {
   std::int64_t num_lines_ = 0;
 };
 
+// SentencePiece's reason without the line of its source and the condition there: "file.cc(580) [condition] reason".
+std::string reason_of(const sentencepiece::util::Status& status) {
+  const std::string text = status.error_message();
+  const auto end = text.rfind("] ");
+  return end == std::string::npos || end + 2 == text.size() ? text : text.substr(end + 2);
+}
+
 }  // namespace
 
 std::string train_vocabulary(std::int64_t size, const std::function<bool(std::string&)>& next_line) {
@@ -69,7 +76,7 @@ std::string train_vocabulary(std::int64_t size, const std::function<bool(std::st
                                                                  &lines, &model);
   if (!status.ok()) {
     throw InputError(fmt::format("cannot train a vocabulary of {} ids on {} lines", size, lines.num_lines()),
-                     status.error_message(), "ask for another size, or give more text");
+                     reason_of(status), "ask for another size, or give more text");
   }
   return model;
 }

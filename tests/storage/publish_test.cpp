@@ -59,7 +59,7 @@ TEST(PublishFile, FullDiskLeavesTheOldFileAndNoRest) {
 
 TEST(PublishFile, SaysWhichPathAndWhy) {
   const TemporaryFolder folder;
-  EXPECT_ERROR(publish_file(folder / "none" / "f", "x", "p"), Error, "none/f.tmp (No such file or directory)");
+  EXPECT_ERROR(publish_file(folder / "none" / "f", "x", "p"), InputError, "none/f.tmp (No such file or directory)");
 }
 
 TEST(FaultPoint, CountsArrivals) {
