@@ -12,7 +12,7 @@ bool stopping = false;  // told by stop_here()
 void on_signal(int signal) {
   if (first_signal == 0) first_signal = signal;
   // A launcher also sends SIGTERM when another rank has died, and SIGKILL soon after; a stop in order removes the file.
-  World::write_operations(signal == SIGTERM ? "SIGTERM" : signal == SIGUSR1 ? "SIGUSR1" : "SIGINT");
+  World::write_operations(StopSignal::name(signal));
   if (signal != SIGINT) return;
   interrupts = interrupts + 1;
   if (interrupts > 1) {
@@ -25,7 +25,7 @@ void pass_over(int) {}
 
 }  // namespace
 
-StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}}} {
+StopSignal::StopSignal() : previous_{{{SIGTERM, {}}, {SIGINT, {}}, {SIGUSR1, {}}, {SIGUSR2, {}}}} {
   first_signal = 0;
   interrupts = 0;
   stopping = false;
@@ -69,6 +69,8 @@ const char* StopSignal::name(int signal) {
       return "SIGINT";
     case SIGUSR1:
       return "SIGUSR1";
+    case SIGUSR2:
+      return "SIGUSR2";
     default:
       return "a signal";
   }

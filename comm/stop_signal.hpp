@@ -1,4 +1,4 @@
-// SIGTERM, SIGINT and SIGUSR1 as a wish to stop that a command reads between pieces of work.
+// SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 as a wish to stop that a command reads between pieces of work.
 #pragma once
 
 #include <array>
@@ -7,9 +7,9 @@
 
 namespace photon {
 
-// Catches the signals while it lives and restores what was there before; but after a wish to stop, SIGTERM and SIGUSR1
-// never get their default back, because a late one would take the exit code of a process that is ending in order. A
-// second SIGINT ends the process at once. One at a time.
+// Catches the signals while it lives and restores what was there before; but after a wish to stop, all but
+// SIGINT never get their default back, because a late one would take the exit code of a process that is ending in
+// order. A second SIGINT ends the process at once. One at a time.
 class StopSignal {
  public:
   StopSignal();
@@ -24,7 +24,7 @@ class StopSignal {
   static const char* name(int signal);  // "SIGTERM", ...
 
  private:
-  std::array<std::pair<int, struct sigaction>, 3> previous_;
+  std::array<std::pair<int, struct sigaction>, 4> previous_;
 };
 
 }  // namespace photon

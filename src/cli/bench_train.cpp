@@ -13,6 +13,7 @@
 #include "kernels/matrix_library.hpp"
 #include "support/error.hpp"
 #include "tensor/device.hpp"
+#include "train/device_peak.hpp"
 #include "train/throughput.hpp"
 
 namespace photon::cli {

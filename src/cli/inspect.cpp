@@ -1,10 +1,14 @@
 // photon inspect: what a model or a data file is.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
+#include "blueprint/flops.hpp"
 #include "checkpoint/checkpoint.hpp"
 #include "cli/commands.hpp"
 #include "data/dataset.hpp"
@@ -27,6 +31,9 @@ std::string part_of(const std::string& name) {
   return name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : name;
 }
 
+// The length of the sequences that FLOPs are said of: attention makes them grow with it.
+constexpr std::int64_t flops_tokens = 2048;
+
 Json describe_model(const std::string& path) {
   const LoadedModel model = resolve_model(path);
   const std::vector<ParameterSpec>& specs = model.parameters.specs();
@@ -45,6 +52,8 @@ Json describe_model(const std::string& path) {
   result["num_parameters"] = total;
   result["parameters"] = parts;
   result["hash"] = weights_hash(model.parameters);
+  const auto tokens = static_cast<double>(flops_tokens);
+  result["forward_gflops_per_token"] = forward_flops(model.config, flops_tokens).total() / tokens / 1e9;
   // Training keeps parameters, gradients and two moments in fp32.
   result["memory_bytes"] = {{"weights_fp32", total * 4}, {"weights_bf16", total * 2}, {"training_state", total * 16}};
   result["tensors"] = tensors;
@@ -81,6 +90,46 @@ std::string readable_bytes(std::int64_t bytes) {
                            : fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
 }
 
+// A line a tensor, where all layers of a stack have the same ones a line for all: "layers.{0..3}.".
+std::vector<std::string> tensor_lines(const Json& tensors) {
+  static constexpr std::string_view word = "layers.";
+  struct Line {
+    std::string before;
+    std::string after;
+    std::int64_t first = 0;
+    std::int64_t last = 0;
+    bool in_layer = false;
+  };
+  std::vector<Line> lines;
+  for (const Json& tensor : tensors) {
+    const std::string text = tensor["name"].get<std::string>() + " " + tensor["shape"].dump();
+    const auto at = text.find(word);
+    if (at == std::string::npos) {
+      lines.push_back({text, "", 0, 0, false});
+      continue;
+    }
+    const auto begin = at + word.size();
+    const auto end = text.find('.', begin);
+    const Line line{text.substr(0, begin), text.substr(end), std::stoll(text.substr(begin, end - begin)), 0, true};
+    const auto found = std::find_if(lines.begin(), lines.end(), [&](const Line& other) {
+      return other.in_layer && other.before == line.before && other.after == line.after && other.last + 1 == line.first;
+    });
+    if (found == lines.end()) {
+      lines.push_back(line);
+      lines.back().last = line.first;
+    } else {
+      found->last = line.first;
+    }
+  }
+  std::vector<std::string> texts;
+  for (const Line& line : lines) {
+    const std::string range =
+        line.first == line.last ? std::to_string(line.first) : fmt::format("{{{}..{}}}", line.first, line.last);
+    texts.push_back(line.in_layer ? line.before + range + line.after : line.before);
+  }
+  return texts;
+}
+
 void print_model(const Json& json) {
   std::cout << fmt::format("{}: a {} model", json["path"].get<std::string>(),
                            json["config"]["model_type"].get<std::string>());
@@ -91,13 +140,13 @@ void print_model(const Json& json) {
                            readable_bytes(json["memory_bytes"]["weights_fp32"].get<std::int64_t>()),
                            readable_bytes(json["memory_bytes"]["weights_bf16"].get<std::int64_t>()),
                            readable_bytes(json["memory_bytes"]["training_state"].get<std::int64_t>()));
+  std::cout << fmt::format("{:.3g} GFLOP a token forward, in sequences of {} tokens\n",
+                           json["forward_gflops_per_token"].get<double>(), flops_tokens);
   for (const auto& [part, count] : json["parameters"].items()) {
     std::cout << fmt::format("  {:<24} {:>14}\n", part, count.get<std::int64_t>());
   }
   std::cout << "tensors\n";
-  for (const Json& tensor : json["tensors"]) {
-    std::cout << fmt::format("  {} {}\n", tensor["name"].get<std::string>(), tensor["shape"].dump());
-  }
+  for (const std::string& line : tensor_lines(json["tensors"])) std::cout << "  " << line << "\n";
   std::cout << "config " << json["config"].dump(2) << std::endl;
 }
 
@@ -122,9 +171,10 @@ void add_inspect(CLI::App& app) {
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("inspect",
-                                         "Describes a model (type, parameters by part, shapes, hash, step, memory) or "
-                                         "an HDF5 file (data sets, tokenizer).");
+  CLI::App* command =
+      app.add_subcommand("inspect",
+                         "Describes a model (type, parameters by part, shapes, FLOPs, hash, step, memory) or "
+                         "an HDF5 file (data sets, tokenizer).");
   command->footer(
       "Examples:\n  photon inspect --model runs/first\n  photon inspect --model data/king-james/train.h5 --json");
   command->add_option("--model", options->model, "weights folder, checkpoint, run folder, or a .h5 file")

@@ -75,7 +75,30 @@ Json program_json(const Program& program) {
   return instructions;
 }
 
+// What a run folder takes. Of all that is saved one more exists while it is replaced.
+struct DiskUse {
+  std::int64_t checkpoint = 0;  // weights and two moments in fp32
+  std::int64_t weights = 0;     // the weights folder
+  std::int64_t most = 0;
+};
+DiskUse disk_use(const RunConfig& config) {
+  const TrainConfig& train = config.train;
+  const std::int64_t saves =
+      train.checkpoint_every == 0 ? 1 : (train.steps + train.checkpoint_every - 1) / train.checkpoint_every;
+  const std::int64_t kept = train.keep_checkpoints == 0 ? saves : std::min(saves, train.keep_checkpoints + 1);
+  DiskUse disk;
+  disk.weights = 4 * num_parameters(config.model);
+  disk.checkpoint = 3 * disk.weights;
+  disk.most = kept * disk.checkpoint + (saves > 1 ? 2 : 1) * disk.weights;
+  return disk;
+}
+
+std::string kept_text(const TrainConfig& train) {
+  return train.keep_checkpoints == 0 ? "all kept" : fmt::format("the newest {} kept", train.keep_checkpoints);
+}
+
 Json describe(const RunConfig& config, const Plan& plan, const Prediction& prediction) {
+  const DiskUse disk = disk_use(config);
   Json stages = Json::array();
   for (const StagePlan& stage : plan.layout) {
     stages.push_back({{"modules", part_names(config.model, stage.layers)}, {"shards", stage.shards}});
@@ -109,6 +132,7 @@ Json describe(const RunConfig& config, const Plan& plan, const Prediction& predi
           {"bubble", prediction.bubble},
           {"utilization", prediction.utilization},
           {"memory_bytes", prediction.memory_bytes},
+          {"disk_bytes", {{"checkpoint", disk.checkpoint}, {"weights", disk.weights}, {"most", disk.most}}},
           {"replica_ranks", ranks}};
 }
 
@@ -153,6 +177,7 @@ void print_stages(const RunConfig& config, const Plan& plan, const Prediction& p
 }
 
 void print_table(const RunConfig& config, const Cluster& cluster, const Plan& plan, const Prediction& prediction) {
+  const DiskUse disk = disk_use(config);
   std::cout << fmt::format(
       "{} parameters on {} ranks: {} replica{} of {}\n"
       "a step is {} sequences of {} tokens: {} microbatch{} of {} on each replica\n{}{}\n",
@@ -167,9 +192,11 @@ void print_table(const RunConfig& config, const Cluster& cluster, const Plan& pl
   std::cout << fmt::format(
       "predicted: {} ms a step, {} tokens/s; {:.1f} % of the ranks' time is not compute; {:.1f} % of their FLOP/s are "
       "used\n"
-      "memory: {} of {} on the fullest rank\n\n",
+      "memory: {} of {} on the fullest rank\n"
+      "disk: {} a checkpoint and {} for model/; with {}, {} while one is saved\n\n",
       milliseconds(prediction.seconds), amount(prediction.tokens_per_second, ""), 100 * prediction.bubble,
-      100 * prediction.utilization, bytes_text(prediction.memory_bytes), bytes_text(cluster.memory_bytes));
+      100 * prediction.utilization, bytes_text(prediction.memory_bytes), bytes_text(cluster.memory_bytes),
+      bytes_text(disk.checkpoint), bytes_text(disk.weights), kept_text(config.train), bytes_text(disk.most));
   std::cout << timeline_text(plan, prediction, 96, 4) << std::flush;
 }
 

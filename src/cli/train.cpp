@@ -18,7 +18,8 @@ constexpr const char* description =
     "Trains a model as a configuration file says, and keeps everything in a run folder: the resolved configuration,\n"
     "metrics.jsonl, checkpoints, the weights. Started again with the same folder it continues from the last "
     "checkpoint; a\n"
-    "finished run exits at once with 0. SIGTERM, SIGINT and SIGUSR1 save and exit with 75. Under mpirun or srun the "
+    "finished run exits at once with 0. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 save and exit with 75. Under mpirun or "
+    "srun the "
     "ranks are\n"
     "data-parallel replicas, or share the model as the section parallel says.";
 
@@ -82,6 +83,12 @@ void add_train(CLI::App& app) {
                    "the steps of --trace, counted from 1; by default three after the first one of this start")
       ->type_name("A:B")
       ->needs(trace);
+  command
+      ->add_option("--time-limit", options->train.time_limit,
+                   "saves and ends as after SIGTERM, with exit code 75, when the command has run so long; 0: none")
+      ->type_name("SECONDS")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->callback([options] { train(*options); });
 }
 

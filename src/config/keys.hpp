@@ -238,6 +238,16 @@ void describe_train(Visitor& v, Train& c) {
                .at_least(1)
                .at_most(most),
            c.max_bad_steps);
+  v.scalar(Key("spike_factor", "",
+               "a step whose gradient norm is more than so many times the mean of about the last 50 makes no update; "
+               "0: every finite step does")
+               .at_least(0),
+           c.spike_factor);
+  v.scalar(Key("check_replicas_every", "steps",
+               "steps between comparisons of the weights of all ranks that hold the same layers, bit for bit; 0: none")
+               .at_least(0)
+               .at_most(most),
+           c.check_replicas_every);
   v.scalar(Key("log_every", "steps", "steps between lines on a console that is no terminal; 0: a line every 10 s")
                .at_least(0)
                .at_most(most),

@@ -52,13 +52,15 @@ struct TrainConfig {
   Device device = Device::automatic;  // automatic: the GPU where there is one
   Precision precision = Precision::fp32;
   std::uint64_t seed = 0;
-  std::int64_t eval_every = 0;        // steps; 0 = only at the end
-  std::int64_t eval_sequences = 0;    // sequences of the validation file an evaluation reads; 0 = all
-  std::int64_t checkpoint_every = 0;  // steps; 0 = only at the end (and when stopped)
-  std::int64_t keep_checkpoints = 3;  // the newest K stay; 0 = all
-  std::int64_t max_bad_steps = 10;    // non-finite steps in a row that stop the run
-  std::int64_t log_every = 0;         // steps between plain console lines; 0 = a line every 10 s
-  bool deterministic = false;         // results independent of thread count, at a cost (docs/numerics.md)
+  std::int64_t eval_every = 0;            // steps; 0 = only at the end
+  std::int64_t eval_sequences = 0;        // sequences of the validation file an evaluation reads; 0 = all
+  std::int64_t checkpoint_every = 0;      // steps; 0 = only at the end (and when stopped)
+  std::int64_t keep_checkpoints = 3;      // the newest K stay; 0 = all
+  std::int64_t max_bad_steps = 10;        // non-finite steps in a row that stop the run
+  double spike_factor = 0;                // steps with so many times the usual gradient norm make no update; 0 = off
+  std::int64_t check_replicas_every = 0;  // steps between comparisons of weights over ranks; 0 = off
+  std::int64_t log_every = 0;             // steps between plain console lines; 0 = a line every 10 s
+  bool deterministic = false;             // results independent of thread count, at a cost (docs/numerics.md)
 
   bool operator==(const TrainConfig&) const = default;
 };

@@ -43,9 +43,10 @@ void Console::clear() {
 
 std::string Console::line(const StepRecord& record) const {
   const double left = static_cast<double>(num_steps_ - record.step) * seconds_per_step_;
-  return fmt::format("step {}/{}  loss {:.4f}  lr {:.3g}  grad norm {:.3g}  {} tokens/s  {} left{}", record.step,
+  return fmt::format("step {}/{}  loss {:.4f}  lr {:.3g}  grad norm {:.3g}  {} tokens/s{}  {} left{}", record.step,
                      num_steps_, record.loss, record.lr, record.grad_norm, rate_text(record.tokens_per_second),
-                     duration_text(left), record.skipped ? "  (skipped)" : "");
+                     record.mfu ? fmt::format("  MFU {:.1f} %", 100 * *record.mfu) : "", duration_text(left),
+                     record.skipped ? "  (skipped)" : "");
 }
 
 void Console::show(const StepRecord& record) {

@@ -83,6 +83,7 @@ std::string to_json_line(const StepRecord& record) {
   line["tokens"] = record.tokens;
   line["tokens_per_second"] = record.tokens_per_second;
   line["seconds"] = record.seconds;
+  if (record.mfu) line["mfu"] = *record.mfu;
   line["skipped"] = record.skipped;
   line["num_skipped"] = record.num_skipped;
   if (!record.ranks.empty()) add_ranks(line, record.ranks);

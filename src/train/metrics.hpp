@@ -34,7 +34,8 @@ struct StepRecord {
   std::int64_t tokens = 0;  // of all steps so far, over all ranks
   double tokens_per_second = 0;
   double seconds = 0;            // this step, evaluation and saving excluded
-  bool skipped = false;          // non-finite: no update was made
+  std::optional<double> mfu;     // model FLOPs a second over the peak of all ranks' GPUs, where it is known
+  bool skipped = false;          // non-finite, or a spike: no update was made
   std::int64_t num_skipped = 0;  // such steps so far
   std::optional<ValidationResult> validation;
   std::vector<RankSeconds> ranks;  // where each rank's time went; empty for one rank

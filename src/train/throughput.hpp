@@ -32,13 +32,6 @@ struct Throughput {
   } phases;  // seconds of the last step
 };
 
-// What a GPU's matrix units can do at most, by its name; no `flops` where it is not known.
-struct DevicePeak {
-  double flops = 0;  // dense, a second
-  const char* source = "";
-};
-DevicePeak device_peak(const std::string& device, Precision precision);
-
 // What one large matrix product reaches, the best of a few, in units of 1e9 FLOPs a second.
 double measure_matrix_gflops(const Context& ctx, DType dtype);
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "blueprint/flops.hpp"
 #include "blueprint/parameters.hpp"
 #include "checkpoint/weights.hpp"
 #include "comm/share_cores.hpp"
@@ -17,6 +18,7 @@
 #include "train/evaluation.hpp"
 #include "train/learning_rate.hpp"
 #include "train/memory_plan.hpp"
+#include "train/replica_check.hpp"
 
 namespace photon {
 Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFactory factory)
@@ -36,9 +38,10 @@ void Trainer::run() {
   world_.set_stop_request([] { return StopSignal::received() != 0; });
   world_.enter("set-up", static_cast<double>(config_.parallel.setup_deadline));
   share_cores(world_.local_size());
+  if (options_.fresh) open_data();  // what is wrong with it must not put the old run aside
   open_folder();
   adopt_stored_config();
-  open_data();
+  if (!data_) open_data();
   make_plan_and_buffers();
   restore_or_initialize();
   complete_evaluation();
@@ -48,6 +51,7 @@ void Trainer::run() {
     return;
   }
   record_start();
+  find_peak();
   while (state_.step < config_.train.steps) {
     if (stopping_ || stop_agreed()) preempt();
     run_step();
@@ -62,10 +66,15 @@ void Trainer::run() {
   log_info("finished {} steps; weights are in {}", state_.step, folder_.model().string());
 }
 
+bool Trainer::out_of_time() const {
+  return options_.time_limit > 0 &&
+         std::chrono::duration<double>(Clock::now() - started_).count() >= options_.time_limit;
+}
+
 bool Trainer::stop_agreed() {
   const auto flag = [](bool set) { return std::int64_t{set ? 1 : 0}; };
   const bool busy = saving_ && saving_->busy();
-  std::array<std::int64_t, 3> flags{flag(StopSignal::received() != 0), flag(busy), flag(saving_ && saving_->failed())};
+  std::array<std::int64_t, 3> flags{flag(asked_to_stop()), flag(busy), flag(saving_ && saving_->failed())};
   world_.all().all_reduce(host_view(flags.data(), {3}), Reduction::max);
   if (flags[0] != 0) stopping_ = true;
   if (saving_ && saving_->advance(flags[1] != 0, flags[2] != 0)) end_save(saving_->outcome());
@@ -116,6 +125,9 @@ void Trainer::run_step() {
   for (const Instruction& instruction : program) execute(instruction, step);
   finish_record(step);
   store_products();
+  if (const std::int64_t every = train.check_replicas_every; every > 0 && step.number % every == 0) {
+    check_replicas(ctx_, world_.all(), plan_, weights(), step.number, world_.host());
+  }
   if (trace_) trace_->after_step(step.number, clock_.take_spans(), world_.all());
 }
 
@@ -210,6 +222,13 @@ void Trainer::clip(Step& step) {
   record.grad_norm = std::sqrt(sums_->sum_of_squares(ctx_, *gradients_));
   // Every rank holds the same bits of both, so all decide alike.
   step.finite = std::isfinite(record.loss) && std::isfinite(record.grad_norm);
+  const double usual = spikes_.mean();
+  step.spike = step.finite && spikes_.skips(record.grad_norm);
+  if (step.spike) {
+    console_->clear();
+    log_warning("step {} is skipped: its gradient norm {:.4g} is {:.1f} times the mean of the steps before",
+                step.number, record.grad_norm, record.grad_norm / usual);
+  }
   const double limit = config_.train.grad_clip;
   step.gradient_scale = limit > 0 && record.grad_norm > limit ? limit / record.grad_norm : 1;
 }
@@ -217,11 +236,13 @@ void Trainer::clip(Step& step) {
 void Trainer::update(Step& step) {
   StepRecord& record = step.record;
   record.lr = learning_rate(config_.train, step.number);
-  if (step.finite) {
+  if (step.finite) bad_in_row_ = 0;
+  if (step.spike) {
+    ++state_.skipped_steps;
+  } else if (step.finite) {
     const std::int64_t update = step.number - state_.skipped_steps;  // updates made so far, and this one
     if (staging_) staging_->hold(ctx_);                              // a save may still copy what is updated here
     optimizer_->step(ctx_, weights(), *gradients_, record.lr, step.gradient_scale, update);
-    bad_in_row_ = 0;
   } else {
     ++state_.skipped_steps;
     ++bad_in_row_;
@@ -233,12 +254,16 @@ void Trainer::update(Step& step) {
   state_.samples += plan_.batch_size;
   state_.tokens += plan_.batch_size * config_.train.sequence_length;
   record.step = step.number;
-  record.skipped = !step.finite;
+  record.skipped = !step.finite || step.spike;
   record.num_skipped = state_.skipped_steps;
   record.tokens = state_.tokens;
   record.seconds = std::chrono::duration<double>(Clock::now() - step.begin).count();
   record.tokens_per_second =
       static_cast<double>(plan_.batch_size * config_.train.sequence_length) / std::max(record.seconds, 1e-9);
+  if (peak_flops_ > 0) {
+    const double flops = training_flops(config_.model, config_.train.sequence_length);
+    record.mfu = static_cast<double>(plan_.batch_size) * flops / std::max(record.seconds, 1e-9) / peak_flops_;
+  }
   console_->show(record);
 }
 
@@ -273,7 +298,7 @@ void Trainer::store_products() {
 }
 
 std::optional<ValidationResult> Trainer::evaluate() {
-  const auto wish = [] { return StopSignal::received() != 0; };
+  const auto wish = [this] { return asked_to_stop(); };
   world_.enter(fmt::format("evaluation after step {}", state_.step),
                static_cast<double>(config_.parallel.step_deadline));
   const RecLossOptions rec = rec_loss_options(config_.train);
@@ -316,7 +341,9 @@ void Trainer::save() {
   finish_save();
   world_.enter(fmt::format("save of step {}", state_.step), static_cast<double>(config_.parallel.save_deadline));
   console_->clear();
-  state_.extra_json = nlohmann::json{{"bad_in_row", bad_in_row_}}.dump();
+  state_.extra_json =
+      nlohmann::json{{"bad_in_row", bad_in_row_}, {"norm_mean", spikes_.mean()}, {"norm_count", spikes_.count()}}
+          .dump();
   if (staging_) staging_->begin_download(ctx_, weights(), *optimizer_);
   const Parameters* const whole = plan_.stages > 1 ? pipeline_->gather_weights() : &stored_weights();
   const bool first = world_.rank() == 0;
@@ -375,7 +402,9 @@ void Trainer::end_save(const BackgroundSave::Outcome& outcome) {
 void Trainer::preempt() {
   StopSignal::stop_here();
   const int signal = StopSignal::received();
-  const std::string reason = signal != 0 ? StopSignal::name(signal) : "a signal on another rank";
+  const std::string reason = signal != 0     ? StopSignal::name(signal)
+                             : out_of_time() ? "--time-limit"
+                                             : "the wish of another rank";
   finish_save();
   if (saved_step_ != state_.step) save();
   finish_save();

@@ -28,6 +28,7 @@
 #include "train/run_folder.hpp"
 #include "train/run_trace.hpp"
 #include "train/sequences.hpp"
+#include "train/spike_guard.hpp"
 #include "train/state_staging.hpp"
 #include "train/step_clock.hpp"
 #include "train/stored_products.hpp"
@@ -40,6 +41,7 @@ struct TrainOptions {
   bool fresh = false;                // set an existing run folder aside instead of continuing it
   std::filesystem::path trace = {};  // where to write a trace; empty: none
   std::optional<StepRange> trace_steps = {};  // by default three after the first one of this start
+  double time_limit = 0;                      // seconds after which the run stops as by a signal; 0: none
 };
 
 using ModelFactory = std::function<std::unique_ptr<Model>(const ModelConfig&, Space, std::int32_t start_token, DType)>;
@@ -65,6 +67,7 @@ class Trainer {
     LossTotals totals;
     StepRecord record;
     bool finite = false;
+    bool spike = false;
     bool recorded = false;
     double gradient_scale = 1;
     Clock::time_point begin = Clock::now();
@@ -84,10 +87,13 @@ class Trainer {
   MemoryPlan make_plan_with(const ParallelConfig& parallel, std::int64_t available_bytes);
   void restore_or_initialize();
   void initialize_weights();
+  void find_peak();     // of the GPUs, for MFU
   void record_start();  // in logs/starts.jsonl; and prepares the trace
 
   Parameters& weights() { return pipeline_ ? pipeline_->parameters() : model_->parameters(); }
 
+  bool out_of_time() const;
+  bool asked_to_stop() const { return StopSignal::received() != 0 || out_of_time(); }
   // Whether any rank was asked to stop; the answer is common to all. Takes a save that is under way a part further.
   bool stop_agreed();
   void wait_for_sums();
@@ -152,6 +158,9 @@ class Trainer {
 
   TrainState state_;
   std::int64_t bad_in_row_ = 0;
+  SpikeGuard spikes_;
+  double peak_flops_ = 0;  // of all ranks' GPUs, a second; 0: not known
+  Clock::time_point started_ = Clock::now();
   std::int64_t saved_step_ = -1;  // the newest step whose state is on disk
   std::int64_t forwarded_ = -1;   // microbatch whose forward was asked for, whose backward is not done
   bool stopping_ = false;

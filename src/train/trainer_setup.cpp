@@ -9,6 +9,7 @@
 #include "partition/search.hpp"
 #include "storage/publish.hpp"
 #include "support/log.hpp"
+#include "train/device_peak.hpp"
 #include "train/gather_bytes.hpp"
 #include "train/memory_plan.hpp"
 #include "train/start_record.hpp"
@@ -199,10 +200,14 @@ void Trainer::restore_or_initialize() {
     state_ = *state;
     saved_step_ = state_.step;
     if (staging_) staging_->upload(weights(), *optimizer_);
-    bad_in_row_ = nlohmann::json::parse(state_.extra_json).value("bad_in_row", std::int64_t{0});
+    const auto extra = nlohmann::json::parse(state_.extra_json);
+    bad_in_row_ = extra.value("bad_in_row", std::int64_t{0});
+    spikes_ = SpikeGuard(config_.train.spike_factor, extra.value("norm_mean", 0.0),
+                         extra.value("norm_count", std::int64_t{0}));
     log_info("continuing after step {} of {}", state_.step, config_.train.steps);
     if (!options_.init_from.empty()) log_info("--init-from is not used: the run has begun already");
   } else {
+    spikes_ = SpikeGuard(config_.train.spike_factor, 0, 0);
     initialize_weights();
   }
   const std::int64_t newest = world_.all().all_reduce(state_.step, Reduction::max);
@@ -237,6 +242,16 @@ void Trainer::initialize_weights() {
   }
   weights().refresh_working_copy();
   log_info("starting from the weights in {}", options_.init_from.string());
+}
+
+void Trainer::find_peak() {
+  if (place_.space == Space::host) return;
+  const DevicePeak peak = device_peak(device::name(world_.local_rank() % device::count()), config_.train.precision);
+  // Where one rank's is not known, there is no denominator.
+  if (world_.all().all_reduce(std::int64_t{peak.flops > 0 ? 1 : 0}, Reduction::min) == 0) return;
+  peak_flops_ = world_.all().all_reduce(peak.flops, Reduction::sum);
+  log_info("MFU is the model's FLOPs a second over {:.1f} TFLOP/s in {} ({}{})", peak_flops_ / 1e12,
+           name_of(config_.train.precision), peak.source, world_.size() > 1 ? "; all ranks" : "");
 }
 
 void Trainer::record_start() {

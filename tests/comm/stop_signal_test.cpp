@@ -14,7 +14,7 @@ template <typename Work>
 int status_after(const Work& work) {
   const pid_t child = ::fork();
   if (child == 0) {
-    for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) std::signal(signal, SIG_DFL);
+    for (const int signal : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) std::signal(signal, SIG_DFL);
     work();
     ::_exit(75);
   }

@@ -1,12 +1,34 @@
 // Layouts of up to eight ranks on the CPU.
 #include "layouts.hpp"
 
+#include "train/replica_check.hpp"
+
 namespace photon {
 namespace {
 
 using testing::Layouts;
 using testing::photon_model;
 using testing::vanilla_model;
+
+// One bit of one rank's weights: every rank names it.
+TEST(ReplicaCheck, FindsOneBit) {
+  RunConfig config;
+  config.model = photon_model(2);
+  config.train.batch_size = 8;
+  Communicator& all = testing::world().all();
+  const Plan plan = make_plan(config, all.size(), 0, [](std::int64_t) { return std::int64_t{1}; });
+  const Parameters weights(config.model, Space::host);
+  EXPECT_NO_THROW(check_replicas({}, all, plan, weights, 1, "here"));
+  constexpr int broken = 5;
+  if (all.rank() == broken) weights.flat().host<float>()[7] = -0.0F;
+  try {
+    check_replicas({}, all, plan, weights, 2, all.rank() == broken ? "there" : "here");
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the weights differ after step 2: rank 5 on there ("), std::string::npos)
+        << error.what();
+  }
+}
 
 TEST_F(Layouts, OfTwoLevels) {
   const ParallelConfig encoders_on_two{.stages = 3, .shards = 2, .cut = "encoder2,decoder2", .microbatch_size = 2};

@@ -47,6 +47,10 @@ TEST(Metrics, KeepsEveryBit) {
   EXPECT_EQ(line["tokens"], 64);
   EXPECT_EQ(line["perplexity"].get<double>(), std::exp(record_of(1).ce));
   EXPECT_FALSE(line.contains("val_loss"));
+  EXPECT_FALSE(line.contains("mfu"));
+  StepRecord with_peak = record_of(2);
+  with_peak.mfu = 1.0 / 3.0;
+  EXPECT_EQ(Json::parse(to_json_line(with_peak))["mfu"].get<double>(), 1.0 / 3.0);
 }
 
 TEST(Metrics, WritesNonFiniteNumbersAsNull) {

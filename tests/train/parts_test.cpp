@@ -148,6 +148,8 @@ TEST(Console, ShowsStepLossRateAndTimeLeft) {
   record.seconds = 2;
   console.show(record);
   EXPECT_EQ(console.line(record), "step 40/100  loss 2.3457  lr 0.0003  grad norm 1.5  12.3k tokens/s  2m00s left");
+  record.mfu = 0.4321;
+  EXPECT_NE(console.line(record).find("12.3k tokens/s  MFU 43.2 %  2m00s left"), std::string::npos);
   record.skipped = true;
   EXPECT_NE(console.line(record).find("(skipped)"), std::string::npos);
 }

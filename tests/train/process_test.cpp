@@ -70,6 +70,11 @@ TEST_F(TrainProcess, SeveralRanksTrainAsOneProcess) {
   }
 }
 
+TEST_F(TrainProcess, SeveralRanksFindTheirWeightsEqual) {
+  const ProcessResult result = mpi_train(2, "two", {"train.steps=3", "train.check_replicas_every=1"});
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+}
+
 TEST_F(TrainProcess, SeveralRanksShareTheMeanOfMaskedTokens) {
   const std::vector<std::string> changes{"data.train=" + data_.masked().string(), "train.steps=3",
                                          "train.checkpoint_every=0"};

@@ -106,7 +106,7 @@ TEST_F(TrainerTest, LearnsAndKeepsARunFolder) {
 TEST_F(TrainerTest, StoppedByASignalContinuesBitForBit) {
   omp_set_num_threads(2);
   const auto expected = straight();
-  for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) {
+  for (const int signal : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) {
     const auto folder = data_ / ("run-" + std::to_string(signal));
     const auto stop = hooked({.before_backward = [&](int call) {
       if (call == 3) raise(signal);
@@ -191,6 +191,24 @@ TEST_F(TrainerTest, FreshSetsTheOldRunAside) {
   train(data_.config({"train.steps=1", "train.warmup_steps=0"}), {.run = folder, .init_from = {}, .fresh = true});
   EXPECT_EQ(metrics_of(data_ / "straight.old-2").size(), 2U);
   EXPECT_EQ(testing::read_bytes(data_ / "straight.old-1/metrics.jsonl"), metrics);
+}
+
+TEST_F(TrainerTest, FreshWithoutDataLeavesTheOldRunWhereItIs) {
+  const auto folder = straight();
+  EXPECT_ERROR(train(data_.config({"data.train=none.h5"}), {.run = folder, .init_from = {}, .fresh = true}), InputError,
+               "none.h5");
+  EXPECT_EQ(metrics_of(folder).size(), 6U);
+  EXPECT_FALSE(std::filesystem::exists(data_ / "straight.old-1"));
+}
+
+TEST_F(TrainerTest, ATimeLimitStopsAsASignalDoes) {
+  const auto expected = straight();
+  TrainOptions options{.run = run(), .init_from = {}, .fresh = false};
+  options.time_limit = 1e-9;  // over before the first step
+  EXPECT_ERROR(train(data_.config(), options), Preempted, "stopped by --time-limit after step 0 of 6, which is saved");
+  options.time_limit = 3600;
+  train(data_.config(), options);
+  expect_same_run(run(), expected);
 }
 
 TEST_F(TrainerTest, OneRunHasOneTrainer) {
@@ -345,6 +363,31 @@ TEST_F(TrainerTest, ASkippedStepLeavesTheStateAlone) {
   };
   train(data_.config({"train.steps=2", "train.warmup_steps=0"}), run(), factory);
   EXPECT_EQ(before.size(), static_cast<std::size_t>(flat_size(parameters(data_.config().model))));
+}
+
+// What the guard has seen is part of the state: a run that was stopped finds the same spikes.
+TEST_F(TrainerTest, SkipsSpikesOfTheGradient) {
+  const auto config = data_.config({"train.steps=30", "train.spike_factor=20"});
+  const auto spike_at = [](int backward, int stop_at) {
+    return hooked({.before_backward =
+                       [stop_at](int call) {
+                         if (call == stop_at) raise(SIGTERM);
+                       },
+                   .after_backward =
+                       [backward](int call, Parameters& gradients) {
+                         const TensorView flat = gradients.flat();
+                         for (std::int64_t i = 0; call == backward && i < flat.numel(); ++i)
+                           flat.host<float>()[i] *= 1e4F;
+                       }});
+  };
+  train(config, data_ / "straight", spike_at(25, 0));
+  const auto lines = metrics_of(data_ / "straight");
+  ASSERT_EQ(lines.size(), 30U);
+  for (const auto& line : lines) EXPECT_EQ(line["skipped"].get<bool>(), line["step"] == 25) << line["step"];
+  EXPECT_EQ(lines.back()["num_skipped"], 1);
+  EXPECT_ERROR(train(config, run(), spike_at(0, 23)), Preempted, "after step 23 of 30");
+  train(config, run(), spike_at(2, 0));
+  expect_same_run(run(), data_ / "straight");
 }
 
 TEST_F(TrainerTest, StopsAfterTooManyBadSteps) {
