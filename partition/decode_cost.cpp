@@ -12,10 +12,10 @@
 namespace photon {
 namespace {
 
-// As the engine has them on a GPU (src/decode): prompt tokens encoded at once, chunks in a call, libraries and graphs.
-constexpr std::int64_t prefill_tokens = 16384;
-constexpr std::int64_t chunks_a_call = 8192;
-constexpr std::int64_t libraries = std::int64_t{2} << 30;
+constexpr std::int64_t least_prefill_tokens = 1024;
+constexpr std::int64_t least_chunks = 512;
+// What a process holds of a GPU before it has loaded anything: CUDA, libraries, the workspace of decoding.
+constexpr std::int64_t process_bytes = std::int64_t{768} << 20;
 // Between a coarse rank and its shards, for each row of a step once: sampling options, and where its tokens begin.
 constexpr std::int64_t row_message_bytes = 88;
 
@@ -170,8 +170,20 @@ double DecodeCost::prefill_seconds(std::int64_t tokens) const {
   return (config_.type == ModelType::vanilla ? flops.decoders : flops.encoders) / cluster_.flops;
 }
 
+DecodeReserve decode_reserve(const ModelConfig& config, std::int64_t element, bool chunks, std::int64_t room) {
+  // A row of a step stands for four positions of a prompt, generously.
+  const std::int64_t row = decode_step_row_bytes(config, element);
+  const std::int64_t chunk = row + decode_cache_bytes(config, 1, element);
+  DecodeReserve reserve;
+  std::int64_t& tokens = reserve.prefill_tokens;
+  while (tokens > least_prefill_tokens && tokens * row / 4 > room / 8) tokens /= 2;
+  while (chunks && reserve.max_chunks > least_chunks && reserve.max_chunks * chunk > room / 8) reserve.max_chunks /= 2;
+  reserve.bytes = tokens * row / 4 + (chunks ? reserve.max_chunks * chunk : 0);
+  return reserve;
+}
+
 DecodeMemory decode_memory(const ModelConfig& config, Precision precision, DecodeMode mode, DecodeRole role,
-                           std::int64_t rows, std::int64_t capacity, std::int64_t cohorts) {
+                           std::int64_t rows, std::int64_t capacity, std::int64_t cohorts, std::int64_t card_bytes) {
   const bool gpu = precision != Precision::fp32;
   const std::int64_t e = gpu ? 2 : 4;
   const bool vanilla = config.type == ModelType::vanilla;
@@ -186,10 +198,12 @@ DecodeMemory decode_memory(const ModelConfig& config, Precision precision, Decod
   const std::int64_t cohort_rows = (rows + cohorts - 1) / cohorts;
   if (gpu) {
     memory.step = (role == DecodeRole::shard ? cohort_rows : rows) * row;
-    memory.reserve = libraries;
-    if (role != DecodeRole::shard) memory.reserve += prefill_tokens * row / 4;
-    if (mode == DecodeMode::recgen && role != DecodeRole::coarse)
-      memory.reserve += chunks_a_call * (row + decode_cache_bytes(config, 1, e));
+    memory.reserve = process_bytes + device_spare_bytes;
+    const std::int64_t room = card_bytes - memory.weights - memory.reserve;
+    const DecodeReserve at_once =
+        decode_reserve(config, e, mode == DecodeMode::recgen && role != DecodeRole::coarse, room);
+    // A shard encodes no prompts.
+    memory.reserve += at_once.bytes - (role == DecodeRole::shard ? at_once.prefill_tokens * row / 4 : 0);
   }
   if (vanilla) {
     memory.top_cache = rows * kv_bytes(config.stack, config.dim, capacity, e);

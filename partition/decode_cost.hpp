@@ -11,6 +11,7 @@
 #include "config/model_config.hpp"
 #include "config/run_config.hpp"
 #include "partition/cluster.hpp"
+#include "partition/decode_layout.hpp"
 
 namespace photon {
 
@@ -82,14 +83,25 @@ struct DecodeMemory {
   std::int64_t caches() const { return top_cache + lower_caches + local_caches + latents; }
 };
 
+// How much a GPU does at once beside a step of all rows, and the bytes that this takes: less where there is little
+// memory, so that caches keep most of it.
+struct DecodeReserve {
+  std::int64_t prefill_tokens = device_prefill_tokens;  // prompt tokens encoded in one call
+  std::int64_t max_chunks = device_max_chunks;          // RecGen: chunks decoded in one call
+  std::int64_t bytes = 0;
+};
+// `room`: bytes that are there beside weights and libraries. `chunks`: whether RecGen's are decoded here.
+DecodeReserve decode_reserve(const ModelConfig& config, std::int64_t element, bool chunks, std::int64_t room);
+
 // What a rank is in the layouts of decoding.
 enum class DecodeRole : std::uint8_t { whole, coarse, shard };
 
 // `rows` sequences of up to `capacity` tokens (of a shard: its share of its group's), dealt to `cohorts` steps that are
 // under way at once; 1 for a rank with the whole model. bf16 is taken for a
-// GPU, where steps and the reserve are counted as the engine counts them; fp32 for a CPU, where it counts caches alone.
+// GPU, where steps and the reserve are counted as the engine counts them on a card of `card_bytes`; fp32 for a CPU,
+// where it counts caches alone.
 DecodeMemory decode_memory(const ModelConfig& config, Precision precision, DecodeMode mode, DecodeRole role,
-                           std::int64_t rows, std::int64_t capacity, std::int64_t cohorts);
+                           std::int64_t rows, std::int64_t capacity, std::int64_t cohorts, std::int64_t card_bytes);
 
 // The length that the engine makes caches for where rows need `tokens`: classes, so that they are seldom made anew.
 std::int64_t decode_capacity(const ModelConfig& config, std::int64_t tokens);

@@ -14,6 +14,10 @@ inline constexpr std::int64_t decode_cohorts = 2;
 // Chunks that RecGen decodes in one call.
 inline constexpr std::int64_t host_max_chunks = 1024;
 inline constexpr std::int64_t device_max_chunks = 8192;
+// Prompt tokens that a GPU encodes in one call.
+inline constexpr std::int64_t device_prefill_tokens = 16384;
+// Of a GPU, for libraries and recorded graphs.
+inline constexpr std::int64_t device_spare_bytes = std::int64_t{2} << 30;
 
 struct DecodeLayout {
   int num_ranks = 1;

@@ -81,7 +81,8 @@ class Planner {
 
   DecodeMemory memory(DecodeRole role, std::int64_t shards, std::int64_t rows) const {
     const std::int64_t own = role == DecodeRole::shard ? ceil_div(rows, shards) : rows;
-    return decode_memory(config_, ask_.precision, ask_.mode, role, own, capacity_, shards == 0 ? 1 : decode_cohorts);
+    return decode_memory(config_, ask_.precision, ask_.mode, role, own, capacity_, shards == 0 ? 1 : decode_cohorts,
+                         cluster_.memory_bytes);
   }
 
   bool fits(std::int64_t shards, std::int64_t rows) const {
@@ -110,17 +111,24 @@ class Planner {
     return fit;
   }
 
+  // RecGen's chunks in one call; where they are decoded is a rank with the whole model, or a shard.
+  std::int64_t max_chunks(std::int64_t shards) const {
+    if (ask_.precision == Precision::fp32) return host_max_chunks;
+    if (shards > 0) return device_max_chunks;
+    const DecodeMemory one = memory(DecodeRole::whole, 0, 1);
+    return decode_reserve(config_, cost_.element(), true, cluster_.memory_bytes - one.weights - device_spare_bytes)
+        .max_chunks;
+  }
   // Groups that RecGen's coarse stream runs ahead, as the engine chooses them.
-  std::int64_t look_ahead(std::int64_t rows) const {
-    const std::int64_t most = ask_.precision == Precision::fp32 ? host_max_chunks : device_max_chunks;
+  std::int64_t look_ahead(std::int64_t rows, std::int64_t shards) const {
     const std::int64_t chunks = config_.group_tokens() / config_.cumulative_chunk(1);
-    return std::clamp<std::int64_t>(most / (rows * chunks), 1, std::max<std::int64_t>(1, groups_of_an_answer()));
+    return std::clamp<std::int64_t>(max_chunks(shards) / (rows * chunks), 1,
+                                    std::max<std::int64_t>(1, groups_of_an_answer()));
   }
   std::int64_t groups_of_an_answer() const { return ceil_div(ask_.new_tokens, config_.group_tokens()); }
 
   // Seconds of the level-1 chunks of `groups` groups of `rows` rows, in calls of so many chunks.
-  DecodeSeconds chunks(std::int64_t rows, std::int64_t groups) const {
-    const std::int64_t most = ask_.precision == Precision::fp32 ? host_max_chunks : device_max_chunks;
+  DecodeSeconds chunks(std::int64_t rows, std::int64_t groups, std::int64_t most) const {
     const std::int64_t all = rows * groups * (config_.group_tokens() / config_.cumulative_chunk(1));
     DecodeSeconds sum = static_cast<double>(all / most) * cost_.chunk(most);
     if (all % most > 0) sum += cost_.chunk(all % most);
@@ -155,9 +163,9 @@ class Planner {
     if (ask_.mode == DecodeMode::hiergen) {
       rank.busy = cost_.whole_step(rows, context_);
     } else {
-      const std::int64_t groups = look_ahead(rows);
+      const std::int64_t groups = look_ahead(rows, 0);
       rank.busy = cost_.roll_out(rows, groups, context_);
-      rank.busy += chunks(rows, groups);
+      rank.busy += chunks(rows, groups, max_chunks(0));
       rank.busy = 1.0 / static_cast<double>(groups) * rank.busy;
     }
     forecast.step_seconds = rank.busy.total();
@@ -188,10 +196,10 @@ class Planner {
       a = cost_.coarse_step(cohort_rows, context_);
       s = num * cost_.chunk(shard_rows);
     } else {
-      const std::int64_t groups = look_ahead(rows);
+      const std::int64_t groups = look_ahead(rows, forecast.layout.shards);
       const double share = 1.0 / static_cast<double>(groups);
       a = share * cost_.roll_out(rows, groups, context_);
-      s = share * chunks(ceil_div(rows, forecast.layout.shards), groups);
+      s = share * chunks(ceil_div(rows, forecast.layout.shards), groups, max_chunks(forecast.layout.shards));
       latencies = 2 * share;
     }
     const double bytes = rows_sent * (num * (there + back) + once);

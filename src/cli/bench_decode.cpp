@@ -19,6 +19,7 @@
 #include "kernels/matrix_library.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
+#include "train/share_cores.hpp"
 
 namespace photon::cli {
 namespace {
@@ -46,8 +47,10 @@ void print_case(DecodeGroup& group, const Place& place, const Options& options, 
   const double seconds = slowest(m.seconds);
   const double decode_seconds = slowest(m.decode_seconds);
   const double prefill_seconds = slowest(m.prefill_seconds);
+  const std::int64_t rows = group.peers().all_reduce(m.batch, Reduction::sum);
+  const std::int64_t cache_bytes = group.peers().all_reduce(m.cache_bytes, Reduction::sum);
+  const std::int64_t memory_bytes = group.peers().all_reduce(m.memory_bytes, Reduction::max);
   if (group.peers().rank() != 0) return;
-  const std::int64_t rows = c.batch * group.layout().num_groups();
   const auto new_tokens = static_cast<double>(rows * c.new_tokens);
   const nlohmann::ordered_json line = {
       {"bench", "decode"},
@@ -71,7 +74,8 @@ void print_case(DecodeGroup& group, const Place& place, const Options& options, 
       {"other_seconds", seconds - decode_seconds - prefill_seconds},
       {"seconds", seconds},
       {"matrix_library", place.space() == Space::host ? matrix_library() : "cuBLASLt"},
-      {"cache_bytes", m.cache_bytes * group.layout().num_groups()},
+      {"cache_bytes", cache_bytes},
+      {"memory_bytes", memory_bytes},
   };
   std::cout << line.dump() << std::endl;
 }
@@ -81,15 +85,18 @@ void measure_all(World& world, Options options) {
     throw InputError("bench decode measures one model", "it takes either --preset or --model", "give one of them");
   }
   options.run.graphs = !options.no_graphs;
+  options.run.shards = options.shards > 0;
   options.run.ranks_per_host = world.local_size();
+  share_cores(world.local_size());
   std::vector<DecodeCase> cases;
   for (const std::string& text : options.cases) cases.push_back(parse_decode_case(text));
   if (cases.empty()) cases.push_back(options.one);
   for (const DecodeCase& c : cases) (void)generation_mode(c.mode);
   const DecodeLayout layout = decode_layout(world.size(), options.shards);
   const bool gpus = world.size() > 1 && space_of_device(options.place.device) == Space::device;
-  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics),
-                    gpus ? world.use_gpu() : 0);
+  Place place(options.place.device, options.place.precision, parse_numerics(options.numerics),
+              gpus ? world.use_gpu() : 0);
+  place.limit_memory(memory_limit_bytes(options.place.memory_limit));
   if (options.table) {
     if (world.size() > 1) throw InputError("--table on several ranks", "it is of one device", "start one process");
     return print_decode_table(options.preset, place);
@@ -126,7 +133,7 @@ void add_bench_decode(CLI::App& bench) {
         ->capture_default_str()
         ->check(CLI::Range(least, std::int64_t{1} << 30));
   };
-  number("--batch", options->one.batch, "sequences", 1);
+  number("--batch", options->one.batch, "sequences; 0: as many as are admitted", 0);
   number("--prompt", options->one.prompt, "tokens of every prompt", 0);
   number("--new-tokens", options->one.new_tokens, "tokens decoded after it", 1);
   number("--look-ahead", options->run.look_ahead,
@@ -149,6 +156,7 @@ void add_bench_decode(CLI::App& bench) {
                     "instead of a case: tokens a second for a GiB of cache of the preset in HierGen and RecGen, of its "
                     "windowed form,\nand of vanilla and block models of its size, each at its best batch");
   add_place_options(*command, options->place);
+  add_memory_limit_option(*command, options->place.memory_limit);
   command->callback([options] {
     World world;
     init_logging(world.rank(), world.size());

@@ -1,7 +1,9 @@
 // The table of photon bench decode: the paper's measure, tokens a second for a GiB of cache.
-#include <algorithm>
+#include <chrono>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 #include "blueprint/parameters.hpp"
@@ -13,12 +15,13 @@ namespace photon::cli {
 namespace {
 
 constexpr std::int64_t encoder_window = 64;  // units that a windowed encoder sees
-constexpr std::int64_t measured_groups = 4;  // of every row, in the middle of its answer
+constexpr int most_batches = 3;              // tried, from the largest one down
 
 struct Variant {
   std::string name;
   ModelConfig config;
   std::string mode;
+  bool same_weights = false;  // as the one before
 };
 
 // PHOTON's layers in one level, about as many parameters: Block Transformer.
@@ -51,45 +54,33 @@ std::vector<Variant> variants_of(const std::string& name) {
   return {{"vanilla-" + size, preset("vanilla-" + size), "hiergen"},
           {"block-" + size, block_of(photon), "hiergen"},
           {name, photon, "hiergen"},
-          {name + ", windows", windowed(photon), "hiergen"},
-          {name, photon, "recgen"}};
+          {name, photon, "recgen", true},
+          {name + ", windows", windowed(photon), "hiergen", true}};
 }
 
-// The middle of the answers: rows of prompt + new/2 tokens in caches for all of them.
-DecodeCase middle_of(const Variant& v, std::int64_t prompt, std::int64_t new_tokens) {
-  const std::int64_t group = std::max<std::int64_t>(v.config.group_tokens(), 8);
-  DecodeCase c;
-  c.mode = v.mode;
-  c.prompt = (prompt + new_tokens / 2) / group * group;
-  c.new_tokens = measured_groups * group;
-  c.reserve_tokens = prompt + new_tokens;
-  return c;
-}
+using Json = nlohmann::ordered_json;
 
-}  // namespace
-
-void print_decode_table(const std::string& preset_name, const Place& place) {
-  for (const Variant& v : variants_of(preset_name)) {
-    const OpenModel model = fresh_model(v.config, 1, place.space(), place.dtype());
-    const DecoderSource source = decoder_source(*model.model, place.context());
-    for (const auto& [prompt, new_tokens] : {std::pair<std::int64_t, std::int64_t>{2048, 128}, {128, 2048}}) {
-      DecodeCase c = middle_of(v, prompt, new_tokens);
-      // From the largest batch that fits downwards, as long as a smaller one is faster.
-      double best = 0;
-      std::int64_t best_batch = 0;
-      std::int64_t cache_bytes = 0;
-      for (c.batch = std::max<std::int64_t>(most_decode_rows(v.config, source, place, c), 1); c.batch > 0;
-           c.batch /= 2) {
-        const DecodeMeasured m = measure_decode(v.config, source, place, c, {});
-        const double rate = static_cast<double>(c.batch * c.new_tokens) / m.decode_seconds;
-        if (rate <= best) break;
-        best = rate;
-        best_batch = c.batch;
-        cache_bytes = c.batch * slot_cache_bytes(v.config, prompt + new_tokens, place.dtype());
-      }
-      const double gib = static_cast<double>(cache_bytes) / 0x1p30;
-      const nlohmann::ordered_json line = {
-          {"bench", "decode table"},
+// One line of the table: from the largest batch that is admitted downwards, as long as a smaller one is faster.
+Json measure(const Variant& v, const DecoderSource& source, const Place& place, std::int64_t prompt,
+             std::int64_t new_tokens) {
+  SteadyDecoding decoding(v.config, source, place, v.mode, prompt, new_tokens);
+  if (decoding.most_rows() == 0) {
+    throw Error(fmt::format("not one sequence of {} tokens of {} fits", prompt + new_tokens, v.name),
+                fmt::format("it takes {} bytes of caches", source.slot_bytes(prompt + new_tokens)),
+                "free memory, or raise --memory-limit");
+  }
+  SteadyDecoding::Rate best;
+  Json batches = Json::array();
+  std::int64_t rows = decoding.most_rows();
+  for (int i = 0; i < most_batches && rows > 0; ++i, rows /= 2) {
+    const SteadyDecoding::Rate rate = decoding.measure(rows);
+    batches.push_back({{"batch", rows}, {"tokens_per_second", rate.tokens_per_second}});
+    if (rate.tokens_per_second <= best.tokens_per_second) break;
+    best = rate;
+  }
+  const std::int64_t row_bytes = slot_cache_bytes(v.config, prompt + new_tokens, place.dtype());
+  const double gib = static_cast<double>(best.rows * row_bytes) / 0x1p30;
+  return {{"bench", "decode table"},
           {"model", v.name},
           {"parameters", num_parameters(v.config)},
           {"mode", v.mode},
@@ -97,12 +88,37 @@ void print_decode_table(const std::string& preset_name, const Place& place) {
           {"precision", place.precision_name()},
           {"prompt", prompt},
           {"new_tokens", new_tokens},
-          {"best_batch", best_batch},
-          {"tokens_per_second", best},
+          {"best_batch", best.rows},
+          {"tokens_per_second", best.tokens_per_second},
           {"cache_gib", gib},
-          {"cache_bytes_a_row", cache_bytes / std::max<std::int64_t>(best_batch, 1)},
-          {"tokens_per_second_per_gib", best / gib},
-      };
+          {"cache_bytes_a_row", row_bytes},
+          {"tokens_per_second_per_gib", best.tokens_per_second / gib},
+          {"measured_from", best.from},
+          {"measured_tokens_a_row", best.tokens_a_row},
+          {"measured_seconds", best.seconds},
+          {"batches", std::move(batches)}};
+}
+
+}  // namespace
+
+void print_decode_table(const std::string& preset_name, const Place& place) {
+  using Clock = std::chrono::steady_clock;
+  std::unique_ptr<Model> model;
+  for (const Variant& v : variants_of(preset_name)) {
+    auto begin = Clock::now();
+    if (v.same_weights) {
+      std::unique_ptr<Model> next = make_frozen_model(v.config, place.space(), 0, place.dtype());
+      next->parameters().assign(model->parameters());
+      model = std::move(next);
+    } else {
+      model.reset();  // its memory goes first
+      model = std::move(fresh_model(v.config, 1, place.space(), place.dtype()).model);
+    }
+    const DecoderSource source = decoder_source(*model, place.context());
+    for (const auto& [prompt, new_tokens] : {std::pair<std::int64_t, std::int64_t>{2048, 128}, {128, 2048}}) {
+      Json line = measure(v, source, place, prompt, new_tokens);
+      line["seconds"] = std::chrono::duration<double>(Clock::now() - begin).count();
+      begin = Clock::now();
       std::cout << line.dump() << std::endl;
     }
   }

@@ -67,7 +67,7 @@ std::vector<DriftRow> rows_of_data(const Options& options, const OpenModel& mode
 
 std::vector<DriftRow> rows_of_prompts(const Options& options, OpenModel& model, const Place& place, Source& source) {
   DriftPrompts prompts = options.prompts;
-  prompts.memory_bytes = cache_memory(place, model.config(), false);
+  prompts.memory_bytes = cache_memory(place, model.config(), false).bytes;
   source.emplace_back("prompts", nlohmann::json(prompts.file.string()).dump());
   source.emplace_back("max_new_tokens", std::to_string(prompts.defaults.max_new_tokens));
   source.emplace_back("temperature", nlohmann::json(prompts.defaults.sampling.temperature).dump());

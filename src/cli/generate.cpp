@@ -105,7 +105,8 @@ void generate_texts(World& world, Options options) {
   options.generate.shard = parse_shard(options.shard);
   options.generate.model_name = model_name(options.model);
   const int gpu = many && space_of_device(options.place.device) == Space::device ? world.use_gpu() : 0;
-  const Place place(options.place.device, options.place.precision, parse_numerics(options.numerics), gpu);
+  Place place(options.place.device, options.place.precision, parse_numerics(options.numerics), gpu);
+  place.limit_memory(memory_limit_bytes(options.place.memory_limit));
   options.generate.engine.mode = generation_mode(options.mode);
   validate(options.generate.defaults);
   DecodeGroup group(world, layout, open_model_on(layout, world.rank(), options.model, place.space(), place.dtype()),
@@ -114,10 +115,12 @@ void generate_texts(World& world, Options options) {
     world.enter("decoding", options.generate.deadline_seconds);
     return group.serve([] { return StopSignal::received() != 0; });
   }
-  const bool recgen = options.generate.engine.mode == GenerationMode::recgen;
-  options.generate.engine.memory_bytes = options.memory > 0
-                                             ? static_cast<std::int64_t>(options.memory * 0x1p30)
-                                             : cache_memory(place, group.model().config(), recgen, world.local_size());
+  EngineOptions& engine_options = options.generate.engine;
+  const bool own_chunks = engine_options.mode == GenerationMode::recgen && layout.shards == 0;
+  const CacheMemory memory = cache_memory(place, group.model().config(), own_chunks, world.local_size());
+  engine_options.memory_bytes = options.memory > 0 ? static_cast<std::int64_t>(options.memory * 0x1p30) : memory.bytes;
+  engine_options.prefill_tokens = memory.prefill_tokens;
+  engine_options.max_chunks = memory.max_chunks;
   log_info("generate: {}{} in {}, {:.1f} GiB for caches{}", ranks_text(layout), place.device_name(),
            place.precision_name(), static_cast<double>(options.generate.engine.memory_bytes) / 0x1p30,
            many ? " each" : "");
@@ -198,6 +201,7 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   add_decoder_shards_option(*command, options->shards);
   add_place_options(*command, options->place);
+  add_memory_limit_option(*command, options->place.memory_limit);
   add("--input-format", options->input_format, "auto|native|openai",
       "what rows are: photon's own, those of an OpenAI batch, or each as it looks like")
       ->capture_default_str();

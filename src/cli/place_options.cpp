@@ -17,4 +17,13 @@ void add_place_options(CLI::App& command, PlaceOptions& options) {
       ->check(CLI::IsMember({"auto", "fp32", "bf16"}));
 }
 
+void add_memory_limit_option(CLI::App& command, double& gibibytes) {
+  command
+      .add_option("--memory-limit", gibibytes,
+                  "as if each GPU had no more memory than this, weights included (on a CPU: each process); 0: no limit")
+      ->type_name("GIB")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+}
+
 }  // namespace photon::cli

@@ -29,9 +29,6 @@ enum class GenerationMode { hiergen, recgen };
 // "hiergen" | "recgen". Errors: InputError.
 GenerationMode generation_mode(const std::string& name);
 
-// Prompt tokens that a GPU encodes in one call.
-inline constexpr std::int64_t device_prefill_tokens = 16384;
-
 // Where caches come from.
 struct DecoderSource {
   std::int64_t group_tokens = 1;              // C_<=L

@@ -1,15 +1,19 @@
 #include "decode/place.hpp"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+
 #include "decode/engine.hpp"
 #include "decode/generate.hpp"
-#include "model/incremental.hpp"
+#include "partition/decode_cost.hpp"
 #include "support/error.hpp"
 
 namespace photon {
 namespace {
 
 constexpr std::int64_t scratch_bytes = std::int64_t{256} << 20;
-constexpr std::int64_t spare_bytes = std::int64_t{2} << 30;  // of a GPU: libraries, recorded graphs, fragments
 
 DType precision_type(const std::string& precision, Space space) {
   if (precision == "auto") return space == Space::device ? DType::bf16 : DType::f32;
@@ -39,17 +43,32 @@ Place::~Place() {
   if (context_.stream.handle() != nullptr) device::destroy_stream(context_.stream);
 }
 
+void Place::limit_memory(std::int64_t bytes) {
+  memory_limit_ = bytes;
+  if (space() == Space::device) device::limit_memory(bytes);
+}
+
+std::int64_t Place::used_bytes() const {
+  if (space() == Space::device) return device::used_bytes();
+  std::int64_t pages = 0;
+  std::int64_t resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * sysconf(_SC_PAGE_SIZE);
+}
+
 std::string Place::device_name() const {
   return context_.space == Space::host ? "cpu" : device::name(gpu_);
 }
 
-std::int64_t cache_memory(const Place& place, const ModelConfig& config, bool recgen, int num_processes) {
-  if (place.space() == Space::host) return default_cache_memory() / num_processes;
-  // A row of a step stands for a position of a prompt, generously.
-  const std::int64_t row = step_row_bytes(config, place.dtype());
-  std::int64_t beside = spare_bytes + device_prefill_tokens * row / 4;
-  if (recgen) beside += device_max_chunks * (row + slot_cache_bytes(config, 1, place.dtype()));
-  return std::max<std::int64_t>(device::free_bytes() - beside, 0);
+CacheMemory cache_memory(const Place& place, const ModelConfig& config, bool chunks, int num_processes) {
+  if (place.space() == Space::host) {
+    const std::int64_t share = default_cache_memory() / num_processes;
+    if (place.memory_limit() == 0) return {share};
+    return {std::clamp<std::int64_t>(place.memory_limit() - place.used_bytes(), 0, share)};
+  }
+  const std::int64_t room = std::max<std::int64_t>(device::free_bytes() - device_spare_bytes, 0);
+  const DecodeReserve reserve = decode_reserve(config, element_bytes(place.dtype()), chunks, room);
+  return {std::max<std::int64_t>(room - reserve.bytes, 0), reserve.prefill_tokens, reserve.max_chunks};
 }
 
 }  // namespace photon

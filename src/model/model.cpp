@@ -49,8 +49,11 @@ LossSums GatheredLosses::fetch(const Context& ctx) const {
 }
 
 Model::Model(const ModelConfig& config, Space space, DType dtype, Masters masters)
-    : config_(config), dtype_(dtype), parameters_(config, space) {
-  parameters_.make_working_copy(dtype, masters);
+    : config_(config),
+      dtype_(dtype),
+      parameters_(masters == Masters::norms ? Parameters::read_only(photon::parameters(config), space, dtype)
+                                            : Parameters(config, space)) {
+  if (masters == Masters::all) parameters_.make_working_copy(dtype);
 }
 
 Model::~Model() = default;

@@ -20,7 +20,29 @@ Parameters::Parameters(const ModelConfig& config, Space space, const std::string
     : Parameters(photon::parameters(config), space, what) {}
 
 Parameters::Parameters(std::vector<ParameterSpec> specs, Space space, const std::string& what)
-    : specs_(std::move(specs)), buffer_(space, DType::f32, {flat_size(specs_)}, what) {
+    : buffer_(space, DType::f32, {flat_size(specs)}, what) {
+  set_specs(std::move(specs));
+}
+
+Parameters Parameters::read_only(std::vector<ParameterSpec> specs, Space space, DType dtype, const std::string& what) {
+  if (dtype == DType::f32) return {std::move(specs), space, what};
+  Parameters parameters;
+  parameters.set_specs(std::move(specs));
+  parameters.masters_ = Masters::norms;
+  std::vector<ParameterSpec> before;
+  for (const ParameterSpec& s : parameters.specs_) {
+    if (s.shape.size() > 1) continue;
+    parameters.norm_offsets_[s.name] = vectors_size(before);
+    before.push_back(s);
+  }
+  parameters.buffer_ =
+      Tensor(space, DType::f32, {std::max<std::int64_t>(vectors_size(before), 1)}, "norm weights of " + what);
+  parameters.set_working_copy(dtype, what);
+  return parameters;
+}
+
+void Parameters::set_specs(std::vector<ParameterSpec> specs) {
+  specs_ = std::move(specs);
   for (std::size_t i = 0; i < specs_.size(); ++i) index_[specs_[i].name] = i;
 }
 
@@ -51,23 +73,14 @@ TensorView Parameters::working_view(const std::string& name) const {
   return view_in(working(), name);
 }
 
-void Parameters::make_working_copy(DType dtype, Masters masters) {
-  if (dtype == DType::f32) return;
+void Parameters::make_working_copy(DType dtype) {
+  if (dtype != DType::f32) set_working_copy(dtype, "the working copy of the weights");
+}
+
+void Parameters::set_working_copy(DType dtype, const std::string& what) {
   PHOTON_EXPECT(dtype == DType::bf16 && space() == Space::device, "a {} copy of parameters in {} memory",
                 name_of(dtype), name_of(space()));
-  const Shape shape = flat().shape();
-  if (masters == Masters::norms) {
-    std::vector<ParameterSpec> before;
-    for (const ParameterSpec& s : specs_) {
-      if (s.shape.size() > 1) continue;
-      norm_offsets_[s.name] = vectors_size(before);
-      before.push_back(s);
-    }
-    masters_ = masters;
-    buffer_ = Tensor();  // the old memory goes first
-    buffer_ = Tensor(Space::device, DType::f32, {std::max<std::int64_t>(vectors_size(before), 1)}, "norm weights");
-  }
-  working_ = Tensor(Space::device, dtype, shape, "the working copy of the weights");
+  working_ = Tensor(Space::device, dtype, {flat_size(specs_)}, what);
 }
 
 void Parameters::assign(const Parameters& from) {
@@ -93,6 +106,20 @@ void Parameters::assign(const Parameters& from) {
     }
   }
   for (const auto& [name, offset] : norm_offsets_) copy(from.view(name), view(name));
+}
+
+void Parameters::write(const std::string& name, std::int64_t begin, const ConstTensorView& values) {
+  const std::int64_t count = values.numel();
+  const auto part = [&](const TensorView& whole) { return whole.reshape({whole.numel()}).slice(0, begin, count); };
+  const bool master = masters_ == Masters::all || norm_offsets_.count(name) != 0;
+  if (master) copy(values, part(view(name)));
+  if (!working_.view()) return;
+  Context ctx;
+  ctx.space = Space::device;
+  const Tensor staged = master ? Tensor() : Tensor(Space::device, DType::f32, {count}, "weights on their way");
+  if (!master) copy(values, staged);
+  copy_elements(ctx, master ? part(view(name)) : staged.view(), part(working_view(name)));
+  device::synchronize(ctx.stream);
 }
 
 void Parameters::refresh_working_copy() {
@@ -130,20 +157,24 @@ void begin_gradients(const Context& ctx, const Parameters& gradients) {
 }
 
 void initialize(Parameters& parameters, std::uint64_t seed) {
-  if (parameters.space() == Space::device) {
-    Parameters host(parameters.specs(), Space::host, "fresh weights");
-    initialize(host, seed);
-    return parameters.assign(host);
-  }
+  constexpr std::int64_t piece = std::int64_t{1} << 24;  // elements on their way to a device
+  const bool there = parameters.space() == Space::host;
+  std::vector<float> staged;
   for (const ParameterSpec& spec : parameters.specs()) {
-    auto* const values = parameters.view(spec.name).host<float>();
     const std::uint64_t stream = hash_name(spec.name);
-    const std::int64_t n = spec.numel();
+    const std::int64_t size = spec.numel();
+    for (std::int64_t begin = 0; begin < size; begin += piece) {
+      const std::int64_t n = std::min(piece, size - begin);
+      if (!there) staged.resize(static_cast<std::size_t>(piece));
+      float* const values = there ? parameters.view(spec.name).host<float>() + begin : staged.data();
 #pragma omp parallel for schedule(static)
-    for (std::int64_t i = 0; i < n; ++i) {
-      double value = spec.init_value;
-      if (spec.init_std > 0) value += spec.init_std * random_normal(seed, stream, static_cast<std::uint64_t>(i));
-      values[i] = static_cast<float>(value);
+      for (std::int64_t i = 0; i < n; ++i) {
+        double value = spec.init_value;
+        if (spec.init_std > 0)
+          value += spec.init_std * random_normal(seed, stream, static_cast<std::uint64_t>(begin + i));
+        values[i] = static_cast<float>(value);
+      }
+      if (!there) parameters.write(spec.name, begin, host_view(values, {n}));
     }
   }
 }

@@ -26,6 +26,12 @@ class Parameters {
   // Zero-filled, laid out as the specs say, e.g. hosted_parameters().
   Parameters(std::vector<ParameterSpec> specs, Space space, const std::string& what = "parameters");
 
+  // The same to be read alone, by assign() or initialize() given values: where `dtype` is bf16 there is a working copy
+  // and of the fp32 values the norms' alone, and memory for the others is never taken. Errors: ContractError for bf16
+  // on the host.
+  static Parameters read_only(std::vector<ParameterSpec> specs, Space space, DType dtype,
+                              const std::string& what = "parameters");
+
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   Space space() const { return buffer_.view().space(); }
   // [flat_size], padding included (always zero). Errors: ContractError with Masters::norms.
@@ -41,17 +47,21 @@ class Parameters {
   // behind each other.
   TensorView fused(const std::string& first, const std::string& last) const;
 
-  // Sets a working copy aside, of zeros; nothing to do for f32. With Masters::norms the other fp32 values are given up,
-  // and this comes before anything takes views. Errors: ContractError for bf16 on the host.
-  void make_working_copy(DType dtype, Masters masters = Masters::all);
+  // Sets a working copy aside, of zeros; nothing to do for f32. Errors: ContractError for bf16 on the host.
+  void make_working_copy(DType dtype);
   // Takes all values from parameters of the same specs, in any memory, the working copy included; done when it returns.
   // Those have masters, or a working copy like this one's.
   void assign(const Parameters& from);
+  // Gives a parameter's elements from `begin` on these values [n] f32 of host memory, in the working copy too; done
+  // when it returns.
+  void write(const std::string& name, std::int64_t begin, const ConstTensorView& values);
   // Rounds the values into the working copy, done when it returns. Whoever changes flat() calls it, or keeps
   // working() in step otherwise.
   void refresh_working_copy();
 
  private:
+  void set_specs(std::vector<ParameterSpec> specs);
+  void set_working_copy(DType dtype, const std::string& what);
   const ParameterSpec& spec(const std::string& name) const;
   TensorView view_in(const TensorView& flat, const std::string& name) const;
 

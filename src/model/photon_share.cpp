@@ -3,8 +3,9 @@
 namespace photon {
 
 PhotonShare::PhotonShare(const ModelConfig& config, const LayerRange& layers, Space space, DType dtype)
-    : config_(config), dtype_(dtype), parameters_(hosted_parameters(config, layers), space, "this rank's weights") {
-  parameters_.make_working_copy(dtype, Masters::norms);
+    : config_(config),
+      dtype_(dtype),
+      parameters_(Parameters::read_only(hosted_parameters(config, layers), space, dtype, "this rank's weights")) {
   tensors_ = PhotonStage(config_, layers, dtype).bind(parameters_);
 }
 

@@ -18,6 +18,20 @@ cudaStream_t to_cuda(Stream stream) {
 
 void (*wait_for)(Stream) = nullptr;
 
+std::int64_t most_bytes = 0;  // limit_memory()
+
+struct Memory {
+  std::int64_t free = 0;
+  std::int64_t total = 0;
+};
+
+Memory memory() {
+  std::size_t free = 0;
+  std::size_t total = 0;
+  PHOTON_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return {static_cast<std::int64_t>(free), static_cast<std::int64_t>(total)};
+}
+
 // Fills and copies run on the default stream and may return before they are done; photon's own streams do not wait for
 // it.
 void finish_default_stream() {
@@ -94,14 +108,16 @@ void use(int index) {
 
 void* allocate(std::int64_t bytes, const std::string& what) {
   void* data = nullptr;
+  if (most_bytes > 0 && used_bytes() + bytes > most_bytes) {
+    throw Error(fmt::format("{} bytes for {} go beyond the limit of this GPU's memory", bytes, what),
+                fmt::format("{} of the {} bytes that it may use are taken", used_bytes(), most_bytes),
+                "raise --memory-limit, or use a smaller batch or model");
+  }
   const cudaError_t result = cudaMalloc(&data, static_cast<std::size_t>(bytes));
   if (result == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    std::size_t free = 0;
-    std::size_t total = 0;
-    PHOTON_CUDA_CHECK(cudaMemGetInfo(&free, &total));
     throw Error(fmt::format("{} bytes for {} could not be allocated on the GPU", bytes, what),
-                fmt::format("{} of its {} bytes are free", free, total),
+                fmt::format("{} of its {} bytes are free", memory().free, memory().total),
                 "free the card from other programs, or use a smaller microbatch");
   }
   PHOTON_CUDA_CHECK(result);
@@ -179,10 +195,18 @@ void queue_copy(Stream stream, const void* from, Space from_space, void* to, Spa
 }
 
 std::int64_t free_bytes() {
-  std::size_t free = 0;
-  std::size_t total = 0;
-  PHOTON_CUDA_CHECK(cudaMemGetInfo(&free, &total));
-  return static_cast<std::int64_t>(free);
+  const Memory now = memory();
+  if (most_bytes == 0) return now.free;
+  return std::clamp<std::int64_t>(most_bytes - (now.total - now.free), 0, now.free);
+}
+
+std::int64_t used_bytes() {
+  const Memory now = memory();
+  return now.total - now.free;
+}
+
+void limit_memory(std::int64_t bytes) {
+  most_bytes = bytes;
 }
 
 }  // namespace photon::device

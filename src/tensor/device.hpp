@@ -38,7 +38,12 @@ void set_wait(void (*wait)(Stream));
 // Host memory that copies reach at full speed and without waiting, from here to unpin().
 void pin(void* data, std::int64_t bytes);
 void unpin(void* data) noexcept;
-std::int64_t free_bytes();  // of the current GPU's memory
+// Of the current GPU's memory: what this process may still take, and what is taken, by whomever.
+std::int64_t free_bytes();
+std::int64_t used_bytes();
+// From now on this process takes memory as if every GPU had no more than so many bytes: allocate() refuses what goes
+// beyond, and free_bytes() does not count it. 0: no limit but the card.
+void limit_memory(std::int64_t bytes);
 
 }  // namespace device
 

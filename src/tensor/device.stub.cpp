@@ -30,6 +30,12 @@ void synchronize(Stream) {
 std::int64_t free_bytes() {
   throw NotConfigured("a GPU's memory", "CUDA");
 }
+std::int64_t used_bytes() {
+  throw NotConfigured("a GPU's memory", "CUDA");
+}
+void limit_memory(std::int64_t) {
+  throw NotConfigured("a GPU's memory", "CUDA");
+}
 void queue_copy(Stream, const void*, Space, void*, Space, std::int64_t, std::int64_t, std::int64_t, std::int64_t) {
   throw NotConfigured("device memory", "CUDA");
 }

@@ -13,7 +13,7 @@ constexpr std::int64_t cohorts = 2;
 
 DecodeMemory planned(const ModelConfig& config, DecodeRole role, std::int64_t capacity) {
   return decode_memory(config, Precision::fp32, DecodeMode::hiergen, role, num_rows, capacity,
-                       role == DecodeRole::whole ? 1 : cohorts);
+                       role == DecodeRole::whole ? 1 : cohorts, std::int64_t{1} << 36);
 }
 
 void expect_close(std::int64_t counted, std::int64_t held, const std::string& what) {

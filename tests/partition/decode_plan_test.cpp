@@ -106,7 +106,7 @@ TEST(DecodeCost, OneRowReadsWeightsAndCachesOnce) {
 TEST(DecodeMemory, CountsWhatRanksHold) {
   const ModelConfig model = two_levels();
   const auto of = [&](DecodeRole role, std::int64_t cohorts) {
-    return decode_memory(model, Precision::fp32, DecodeMode::hiergen, role, 10, 60, cohorts);
+    return decode_memory(model, Precision::fp32, DecodeMode::hiergen, role, 10, 60, cohorts, std::int64_t{1} << 36);
   };
   const DecodeMemory whole = of(DecodeRole::whole, 1);
   // 10 units of 16, keys and values of one layer; 30 of 6 in two layers.
