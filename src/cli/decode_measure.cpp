@@ -160,9 +160,10 @@ SteadyDecoding::Rate SteadyDecoding::measure(std::int64_t rows) {
   std::int64_t taken = 0;
   Clock::time_point begin;
   Discard discard;
-  const std::int64_t earlier = engine_->statistics().new_tokens;
+  std::int64_t earlier = -1;  // of finished rows of runs before
   engine_->run([&]() { return at < requests.size() ? std::optional<Row>(requests[at++]) : std::nullopt; }, discard,
                [&](const EngineStatistics& now) {
+                 if (earlier < 0) earlier = now.new_tokens;
                  taken = now.new_tokens - earlier;
                  if (before < 0 && taken >= rows * warm_groups * group_) {
                    if (now.num_active < rows) {

@@ -103,6 +103,28 @@ TEST(DecodeCost, OneRowReadsWeightsAndCachesOnce) {
                    2 * 2 * (12 * 7 + 12 + 2 * 12));
 }
 
+TEST(DecodeReserve, ShrinksWhereMemoryIsShort) {
+  const ModelConfig model = two_levels();
+  constexpr std::int64_t plenty = std::int64_t{1} << 40;
+  const DecodeReserve most = decode_reserve(model, 2, true, plenty);
+  EXPECT_EQ(most.prefill_tokens, device_prefill_tokens);
+  EXPECT_EQ(most.max_chunks, device_max_chunks);
+  EXPECT_GT(most.bytes, decode_reserve(model, 2, false, plenty).bytes);
+  DecodeReserve before = most;
+  for (std::int64_t room = plenty; room > 0; room /= 3) {
+    const DecodeReserve now = decode_reserve(model, 2, true, room);
+    EXPECT_LE(now.prefill_tokens, before.prefill_tokens);
+    EXPECT_LE(now.max_chunks, before.max_chunks);
+    EXPECT_LE(now.bytes, before.bytes);
+    if (now.prefill_tokens > 1024 && now.max_chunks > 512) {
+      EXPECT_LE(now.bytes, room / 4);
+    }
+    before = now;
+  }
+  EXPECT_EQ(before.prefill_tokens, 1024);
+  EXPECT_EQ(before.max_chunks, 512);
+}
+
 TEST(DecodeMemory, CountsWhatRanksHold) {
   const ModelConfig model = two_levels();
   const auto of = [&](DecodeRole role, std::int64_t cohorts) {
