@@ -50,6 +50,7 @@ struct Options {
   bool search = false;
   bool json = false;
   bool decode = false;
+  double memory_limit = 0;  // GiB; 0: none
   DecodeOptions decoding;
 };
 
@@ -200,16 +201,22 @@ void print_table(const RunConfig& config, const Cluster& cluster, const Plan& pl
   std::cout << timeline_text(plan, prediction, 96, 4) << std::flush;
 }
 
+ClusterConfig load_cluster(const Options& options) {
+  ClusterConfig cluster = load_cluster_config(options.cluster);
+  if (options.memory_limit > 0) cluster.memory = std::min(cluster.memory, options.memory_limit);
+  return cluster;
+}
+
 void plan(const Options& options) {
   RunConfig config = load_run_config(options.config, options.overrides);
   if (options.decode) {
     if (options.search || !options.trace.empty())
       throw InputError("--search and --trace are of training", "--decode was given, which tries every layout by itself",
                        "leave them out");
-    print_decode_plan(config, load_cluster_config(options.cluster), options.decoding, options.json);
+    print_decode_plan(config, load_cluster(options), options.decoding, options.json);
     return;
   }
-  const Cluster cluster = make_cluster(load_cluster_config(options.cluster), config.train.precision);
+  const Cluster cluster = make_cluster(load_cluster(options), config.train.precision);
   if (options.search) config.parallel = fastest_layout(config, cluster);
   const Plan found = plan_given(config, cluster);
   const Prediction prediction = predict(config, cluster, found);
@@ -253,6 +260,12 @@ void add_plan(CLI::App& app) {
                    "also write the predicted step of a replica as a trace file, for ui.perfetto.dev")
       ->type_name("FILE");
   command->add_flag("--decode", options->decode, "plan decoding instead of training");
+  command
+      ->add_option("--memory-limit", options->memory_limit,
+                   "as if each device had no more memory than this, as `generate --memory-limit`; 0: the cluster's")
+      ->type_name("GIB")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   add_decode_options(*command, options->decoding);
   command->callback([options] { plan(*options); });
 }

@@ -5,10 +5,10 @@
 #include <chrono>
 #include <fstream>
 #include <memory>
-#include <thread>
 
 #include "decode/output.hpp"
 #include "decode/progress.hpp"
+#include "decode/prompt_feed.hpp"
 #include "storage/byte_stream.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
@@ -44,28 +44,16 @@ std::int64_t count_rows(const std::filesystem::path& path, const Shard& shard) {
 
 namespace {
 
-// The rows of the prompts. A pipe that holds none now gives none now: the rows there are go on meanwhile, and signals
-// are heard.
 class PromptRows : public RowSource {
  public:
-  PromptRows(std::istream& input, bool is_pipe) : input_(input), is_pipe_(is_pipe) {}
   std::optional<Row> next() override { return next_row(); }
-  bool ended() const override { return at_end; }
-
-  bool has_input() {
-    if (!is_pipe_ || input_.rdbuf()->in_avail() != 0) return true;
-    if (idle) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    return false;
-  }
+  bool ended() const override { return at_end(); }
 
   std::function<std::optional<Row>()> next_row;
-  bool at_end = false;
-  bool idle = true;  // nothing is being decoded
-
- private:
-  std::istream& input_;
-  bool is_pipe_;
+  std::function<bool()> at_end;
 };
+
+constexpr double idle_seconds = 0.01;  // between two looks at signals while a pipe is silent
 
 }  // namespace
 
@@ -97,24 +85,21 @@ GenerateSummary generate(const OpenModel& model, const DecoderSource& source, co
   const auto begin = std::chrono::steady_clock::now();
   validate(options.defaults);
   if (options.engine.mode == GenerationMode::recgen) require_recgen(model.config());
-  const std::unique_ptr<std::istream> input = open_text(options.prompts);
+  PromptFeed prompts(options.prompts, options.input_format, options.shard);
   const std::int64_t total = count_rows(options.prompts, options.shard);
   DecodeProgress progress(options.progress, total);
   ResultFile output(options.output, options.retry_errors, options.compression);
-  PromptReader prompts(*input, options.input_format, options.shard);
   const RequestParser parser(model.tokenizer.get(), options.defaults,
                              {model.config().vocab_size, model.config().max_length, options.input_format,
                               options.engine.logprobs, options.model_name});
   GenerateSummary summary;
   const auto too_many_errors = [&] { return options.max_errors >= 0 && output.num_errors() > options.max_errors; };
-  PromptRows rows(*input, options.prompts == "-");
+  PromptRows rows;
+  rows.at_end = [&] { return prompts.ended(); };
   rows.next_row = [&]() -> std::optional<Row> {
-    while (!too_many_errors() && rows.has_input()) {
+    while (!too_many_errors()) {
       const std::optional<PromptLine> line = prompts.next();
-      if (!line) {
-        rows.at_end = true;
-        break;
-      }
+      if (!line) break;
       if (!output.has(line->key)) return parser.parse(*line);
       ++summary.num_resumed;
     }
@@ -122,7 +107,7 @@ GenerateSummary generate(const OpenModel& model, const DecoderSource& source, co
   };
   Engine engine(source, model.tokenizer.get(), model.eos(), options.engine);
   const bool done = engine.run(rows, output, [&](const EngineStatistics& statistics) {
-    rows.idle = statistics.num_active == 0;
+    if (statistics.num_active == 0 && statistics.num_waiting == 0) prompts.wait(idle_seconds);
     progress.update(progress_figures(statistics, summary.num_resumed));
     output.poll();
     return !stop_requested() && !too_many_errors();

@@ -12,8 +12,8 @@
 #include "decode/mailbox.hpp"
 #include "decode/part.hpp"
 #include "decode/progress.hpp"
+#include "decode/prompt_feed.hpp"
 #include "decode/rank_work.hpp"
-#include "storage/byte_stream.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
 
@@ -136,13 +136,13 @@ class RankJob {
   void open() {
     world_.enter("set-up", options_.deadline_seconds);
     if (owner_) {
-      input_ = open_text(options_.prompts);
+      prompts_ = std::make_unique<PromptFeed>(options_.prompts, options_.input_format, options_.shard);
       const std::int64_t num_rows = count_rows(options_.prompts, options_.shard);
       progress_ = std::make_unique<DecodeProgress>(options_.progress, num_rows);
-      prompts_ = std::make_unique<PromptReader>(*input_, options_.input_format, options_.shard);
       files_ = std::make_unique<JobFiles>(options_);
       queue_ = std::make_unique<WorkQueue>(
-          comm_.size(), [this] { return next_line(); }, 2 * comm_.size() * engine_.window_rows());
+          comm_.size(), [this] { return next_line(); }, [this] { return prompts_->ended(); },
+          2 * comm_.size() * engine_.window_rows());
     }
     comm_.barrier();
     const std::filesystem::path folder = parts_folder(options_.output);
@@ -391,8 +391,7 @@ class RankJob {
   bool failed_ = false;  // more rows than max_errors
 
   // Rank 0 alone:
-  std::unique_ptr<std::istream> input_;
-  std::unique_ptr<PromptReader> prompts_;
+  std::unique_ptr<PromptFeed> prompts_;
   std::unique_ptr<JobFiles> files_;
   std::unique_ptr<WorkQueue> queue_;
   std::unique_ptr<DecodeProgress> progress_;

@@ -16,10 +16,11 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
 
 }  // namespace
 
-WorkQueue::WorkQueue(int num_ranks, std::function<std::optional<PromptLine>()> read, std::int64_t look_ahead,
-                     std::int64_t look_ahead_bytes)
+WorkQueue::WorkQueue(int num_ranks, std::function<std::optional<PromptLine>()> read, std::function<bool()> at_end,
+                     std::int64_t look_ahead, std::int64_t look_ahead_bytes)
     : ranks_(static_cast<std::size_t>(num_ranks)),
       read_(std::move(read)),
+      at_end_(std::move(at_end)),
       look_ahead_(look_ahead),
       look_ahead_bytes_(look_ahead_bytes) {
   PHOTON_EXPECT(num_ranks >= 1 && look_ahead >= 1, "a queue for {} ranks with {} rows", num_ranks, look_ahead);
@@ -46,8 +47,9 @@ void WorkQueue::give_back(int rank, std::vector<PromptLine> rows) {
 void WorkQueue::read_ahead() {
   while (!exhausted_ && static_cast<std::int64_t>(rows_.size()) < look_ahead_ && bytes_ < look_ahead_bytes_) {
     std::optional<PromptLine> row = read_();
+    dry_ = !row;
     if (!row) {
-      exhausted_ = true;
+      exhausted_ = at_end_();
       return;
     }
     bytes_ += static_cast<std::int64_t>(row->text.size());
@@ -86,7 +88,7 @@ void WorkQueue::grant(std::vector<Order>& orders) {
   read_ahead();
   for (std::size_t i = 0; i < idle.size(); ++i) {
     const auto others = static_cast<std::int64_t>(idle.size() - i);
-    const std::int64_t part = divide_up(static_cast<std::int64_t>(rows_.size()), exhausted_ ? others : 1);
+    const std::int64_t part = divide_up(static_cast<std::int64_t>(rows_.size()), dry_ ? others : 1);
     give(idle[i], std::min(part, ranks_[static_cast<std::size_t>(idle[i])].report.capacity), orders);
     read_ahead();
   }
@@ -104,7 +106,7 @@ void WorkQueue::grant(std::vector<Order>& orders) {
 }
 
 void WorkQueue::ask_back(std::vector<Order>& orders) {
-  if (!exhausted_ || !rows_.empty()) return;
+  if (!dry_ || !rows_.empty()) return;
   std::int64_t num_idle = 0;
   std::int64_t num_asked = 0;
   for (const Rank& rank : ranks_) {

@@ -31,10 +31,10 @@ class WorkQueue {
     std::int64_t count = 0;        // give_back: up to so many rows it has not started; answered by give_back()
   };
 
-  // `read` gives the rows of the job, nothing at their end. At most look_ahead rows, and about so many bytes of them,
-  // are kept here.
-  WorkQueue(int num_ranks, std::function<std::optional<PromptLine>()> read, std::int64_t look_ahead,
-            std::int64_t look_ahead_bytes = std::int64_t{64} << 20);
+  // `read` gives the rows of the job; or none, for good once `at_end` says so and for now until then. At most
+  // look_ahead rows, and about so many bytes of them, are kept here.
+  WorkQueue(int num_ranks, std::function<std::optional<PromptLine>()> read, std::function<bool()> at_end,
+            std::int64_t look_ahead, std::int64_t look_ahead_bytes = std::int64_t{64} << 20);
 
   // Nobody gets rows before all ranks have reported once, or the first ones would take a short job alone.
   void report(int rank, const RankReport& report);
@@ -68,11 +68,13 @@ class WorkQueue {
 
   std::vector<Rank> ranks_;
   std::function<std::optional<PromptLine>()> read_;
+  std::function<bool()> at_end_;
   std::int64_t look_ahead_;
   std::int64_t look_ahead_bytes_;
   std::deque<PromptLine> rows_;
   std::int64_t bytes_ = 0;
-  bool exhausted_ = false;
+  bool dry_ = false;        // there was no row to read, for now or for good
+  bool exhausted_ = false;  // for good
   bool ended_ = false;
   int first_ = 0;  // the rank that is served first this time
 };

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 #include <xxhash.h>
 #include <zlib.h>
@@ -36,17 +37,13 @@ int open_file(const std::filesystem::path& file) {
   return descriptor;
 }
 
-// Whether read() would not wait; an end and an error are to be read too.
-bool readable(int descriptor) {
-  pollfd waiting{descriptor, POLLIN, 0};
-  return ::poll(&waiting, 1, 0) != 0;
-}
-
 // The file on disk, a block at a time. Closes its descriptor unless that is stdin's.
 class DiskFile {
  public:
-  DiskFile(int descriptor, const std::filesystem::path& name, std::atomic<std::uint64_t>& progress)
+  DiskFile(int descriptor, const std::filesystem::path& name, std::atomic<std::uint64_t>& progress,
+           const ReadStop* stop)
       : path_(name),
+        stop_(stop),
         progress_(progress),
         hash_(XXH3_createState(), XXH3_freeState),
         block_(block_bytes),
@@ -69,7 +66,6 @@ class DiskFile {
   }
   void take(std::size_t count) { begin_ += count; }
 
-  bool ready() const { return begin_ < end_ || readable(descriptor_); }
   const std::filesystem::path& path() const { return path_; }
   std::uint64_t taken() const { return bytes_ - (end_ - begin_); }
   SourceDigest digest() const { return {path_, bytes_, XXH3_64bits_digest(hash_.get())}; }
@@ -79,6 +75,7 @@ class DiskFile {
   std::size_t read_block() {
     std::size_t filled = 0;
     while (filled < (bytes_ == 0 ? magic_bytes : 1)) {
+      if (stop_ != nullptr && !wait_for_input()) break;
       const ssize_t got = ::read(descriptor_, block_.data() + filled, block_.size() - filled);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) {
@@ -94,7 +91,16 @@ class DiskFile {
     return filled;
   }
 
+  // False once it was stopped.
+  bool wait_for_input() const {
+    pollfd waiting[] = {{descriptor_, POLLIN, 0}, {stop_->descriptor(), POLLIN, 0}};
+    while (::poll(waiting, 2, -1) < 0 && errno == EINTR) {
+    }
+    return waiting[1].revents == 0;
+  }
+
   std::filesystem::path path_;
+  const ReadStop* stop_;
   std::atomic<std::uint64_t>& progress_;
   std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash_;
   std::vector<char> block_;
@@ -113,7 +119,6 @@ class PlainStream final : public ByteStream {
     return count;
   }
   std::uint64_t whole_bytes() const override { return disk_->taken(); }
-  bool ready() const override { return disk_->ready(); }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -160,7 +165,6 @@ class GzipStream final : public ByteStream {
     return filled;
   }
   std::uint64_t whole_bytes() const override { return whole_; }
-  bool ready() const override { return disk_->ready(); }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -210,7 +214,6 @@ class ZstdStream final : public ByteStream {
     return output.pos;
   }
   std::uint64_t whole_bytes() const override { return whole_; }
-  bool ready() const override { return disk_->ready(); }
   SourceDigest digest() const override { return disk_->digest(); }
 
  private:
@@ -229,34 +232,28 @@ class ZstdStream final : public ByteStream {
 // A stream's bytes behind the interface of the standard library. Owns the count of bytes that the stream reports to.
 class ByteBuffer final : public std::streambuf {
  public:
-  explicit ByteBuffer(const std::filesystem::path& file) : block_(block_bytes) {
-    if (file != "-") stream_ = ByteStream::open(file, progress_);
+  ByteBuffer(const std::filesystem::path& file, const ReadStop* stop) : stop_(stop), block_(block_bytes) {
+    if (file != "-") stream_ = ByteStream::open(file, progress_, stop_);
   }
 
  protected:
   int_type underflow() override {
-    if (!stream_) stream_ = ByteStream::open_stdin(progress_);  // which waits for its first bytes
+    if (!stream_) stream_ = ByteStream::open_stdin(progress_, stop_);  // which waits for its first bytes
     const std::size_t count = stream_->read_some(block_);
-    filled_ = count == block_.size();
     setg(block_.data(), block_.data(), block_.data() + count);
     return count == 0 ? traits_type::eof() : traits_type::to_int_type(block_[0]);
   }
 
-  // Where a block was full, a decompressor may hold more.
-  std::streamsize showmanyc() override {
-    return filled_ || (stream_ ? stream_->ready() : readable(STDIN_FILENO)) ? 1 : 0;
-  }
-
  private:
   std::atomic<std::uint64_t> progress_ = 0;
+  const ReadStop* stop_;
   std::unique_ptr<ByteStream> stream_;
   std::vector<char> block_;
-  bool filled_ = false;
 };
 
 class TextStream final : public std::istream {
  public:
-  explicit TextStream(const std::filesystem::path& file) : std::istream(nullptr), buffer_(file) {
+  TextStream(const std::filesystem::path& file, const ReadStop* stop) : std::istream(nullptr), buffer_(file, stop) {
     rdbuf(&buffer_);
     exceptions(std::ios::badbit);  // hands on what the buffer throws
   }
@@ -287,16 +284,30 @@ std::size_t ByteStream::read(std::span<char> out) {
   return filled;
 }
 
-std::unique_ptr<ByteStream> ByteStream::open(const std::filesystem::path& file, std::atomic<std::uint64_t>& progress) {
-  return make_stream(std::make_unique<DiskFile>(open_file(file), file, progress));
+ReadStop::ReadStop() : descriptor_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (descriptor_ < 0) throw Error("a reader cannot be made to stop", std::strerror(errno), "close other files");
 }
 
-std::unique_ptr<ByteStream> ByteStream::open_stdin(std::atomic<std::uint64_t>& progress) {
-  return make_stream(std::make_unique<DiskFile>(STDIN_FILENO, "stdin", progress));
+ReadStop::~ReadStop() {
+  ::close(descriptor_);
 }
 
-std::unique_ptr<std::istream> open_text(const std::filesystem::path& file) {
-  return std::make_unique<TextStream>(file);
+void ReadStop::stop() noexcept {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = ::write(descriptor_, &one, sizeof one);
+}
+
+std::unique_ptr<ByteStream> ByteStream::open(const std::filesystem::path& file, std::atomic<std::uint64_t>& progress,
+                                             const ReadStop* stop) {
+  return make_stream(std::make_unique<DiskFile>(open_file(file), file, progress, stop));
+}
+
+std::unique_ptr<ByteStream> ByteStream::open_stdin(std::atomic<std::uint64_t>& progress, const ReadStop* stop) {
+  return make_stream(std::make_unique<DiskFile>(STDIN_FILENO, "stdin", progress, stop));
+}
+
+std::unique_ptr<std::istream> open_text(const std::filesystem::path& file, const ReadStop* stop) {
+  return std::make_unique<TextStream>(file, stop);
 }
 
 }  // namespace photon

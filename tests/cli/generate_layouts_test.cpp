@@ -57,6 +57,48 @@ TEST_F(GenerateLayouts, WhatCannotBeIsRefused) {
   EXPECT_FALSE(std::filesystem::exists(path("o")));
 }
 
+// Prompts from a pipe that its writer leaves in the middle of a row: those before are decoded, and nobody is kept from
+// stopping. Started again the job goes on with what it has not done.
+TEST_F(GenerateLayouts, RanksDoNotWaitForASlowPipe) {
+  write("rows",
+        "{\"id\": 1, \"prompt\": \"a\", \"max_new_tokens\": 2}\n"
+        "{\"id\": 2, \"prompt\": \"b\", \"max_new_tokens\": 2}\n");
+  const std::string words = "generate --model model --prompts - --device cpu --output slow.jsonl";
+  write("rank.sh", "echo $$ > pid.$OMPI_COMM_WORLD_RANK; exec '" PHOTON_BINARY "' " + words);
+  const auto results = [&] {
+    std::size_t count = 0;
+    for (const char* rank : {"0", "1"}) {
+      const std::string part = read(path(std::string("slow.jsonl.parts/rank-") + rank + ".part"));
+      for (std::size_t at = part.find("\"text\""); at != std::string::npos; at = part.find("\"text\"", at + 1)) ++count;
+    }
+    return count;
+  };
+  testing::Process process(
+      {"sh", "-c",
+       "cd '" + folder_.string() +
+           "' && { cat rows; printf '{\"id\": 3, \"pro'; while [ ! -e over ]; do sleep 0.05; done; } | "
+           "mpirun --oversubscribe -np 2 sh rank.sh"},
+      {{"OMPI_ALLOW_RUN_AS_ROOT", "1"},
+       {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
+       {"OMP_NUM_THREADS", "1"},
+       {"OMP_WAIT_POLICY", "passive"},
+       {"PHOTON_EXIT_FILE", path("exit")},
+       {"ASAN_OPTIONS", "detect_leaks=0"}});
+  testing::wait_until([&] { return results() == 2; });
+  ::kill(std::stoi(read(path("pid.1"))), SIGTERM);
+  testing::wait_until([&] { return !read(path("exit")).empty(); });
+  EXPECT_EQ(std::stoi(read(path("exit"))), 75);
+  write("over", "");
+  process.wait();
+
+  const Outcome outcome =
+      program("{ cat rows; printf '{\"id\": 3, \"pro'; sleep 0.3; echo 'mpt\": \"c\", \"max_new_tokens\": 2}'; } | " +
+              ranks(2) + words);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(lines("slow.jsonl").size(), 3U);
+  EXPECT_EQ(json::parse(outcome.out)["resumed"], 2) << outcome.out;
+}
+
 // One row that is done at once, and one that takes for ever: the job is certainly running when the signal comes.
 TEST_F(GenerateLayouts, SignalsStopEveryRank) {
   write("prompts.jsonl",

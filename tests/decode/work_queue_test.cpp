@@ -21,6 +21,10 @@ std::function<std::optional<PromptLine>()> rows(std::int64_t count, std::size_t 
   };
 }
 
+bool always() {
+  return true;
+}
+
 // A rank that starts rows when it has free places, and takes as many turns for a row as `cost` says.
 struct SimulatedRank {
   std::int64_t slots = 4;
@@ -77,7 +81,7 @@ struct SimulatedRank {
 
 // Messages take no time and ranks go on in step.
 std::int64_t run_in_step(std::vector<SimulatedRank>& ranks, std::int64_t num_rows, std::int64_t look_ahead) {
-  WorkQueue queue(static_cast<int>(ranks.size()), rows(num_rows), look_ahead);
+  WorkQueue queue(static_cast<int>(ranks.size()), rows(num_rows), always, look_ahead);
   std::vector<int> times_finished(static_cast<std::size_t>(num_rows));
   std::int64_t now = 0;
   for (; !queue.ended() && now < 1'000'000; ++now) {
@@ -111,7 +115,7 @@ TEST(WorkQueueTest, AShortJobIsDividedEvenly) {
 }
 
 TEST(WorkQueueTest, NobodyIsServedBeforeAllAreThere) {
-  WorkQueue queue(2, rows(10), 100);
+  WorkQueue queue(2, rows(10), always, 100);
   queue.report(0, {0, 0, 0, 4, 8});
   EXPECT_TRUE(queue.orders().empty());
   queue.report(1, {0, 0, 0, 4, 8});
@@ -120,7 +124,7 @@ TEST(WorkQueueTest, NobodyIsServedBeforeAllAreThere) {
 
 TEST(WorkQueueTest, AnEmptyJobEndsAtOnce) {
   for (const int num_ranks : {1, 3}) {
-    WorkQueue queue(num_ranks, rows(0), 100);
+    WorkQueue queue(num_ranks, rows(0), always, 100);
     for (int r = 0; r < num_ranks; ++r) queue.report(r, {0, 0, 0, 4, 8});
     const std::vector<Order> orders = queue.orders();
     ASSERT_EQ(orders.size(), static_cast<std::size_t>(num_ranks));
@@ -128,6 +132,54 @@ TEST(WorkQueueTest, AnEmptyJobEndsAtOnce) {
     EXPECT_TRUE(queue.ended());
     EXPECT_TRUE(queue.orders().empty());
   }
+}
+
+// Of a pipe that holds few rows now the ranks without work get equal parts, and a rank that cannot start its own gives
+// them to one that can.
+TEST(WorkQueueTest, RowsOfASlowPipeGoToThoseWhoCanStartThem) {
+  std::int64_t there = 4;
+  std::int64_t line = 0;
+  const auto read = [&]() -> std::optional<PromptLine> {
+    if (line == there) return std::nullopt;
+    PromptLine row;
+    row.line = line++;
+    return row;
+  };
+  bool at_end = false;
+  WorkQueue queue(
+      2, read, [&] { return at_end; }, 100);
+  queue.report(0, {0, 0, 0, 4, 8});
+  queue.report(1, {0, 0, 0, 4, 8});
+  std::vector<Order> orders = queue.orders();
+  ASSERT_EQ(orders.size(), 2U);
+  for (Order& order : orders) {
+    EXPECT_EQ(order.kind, Order::Kind::rows);
+    EXPECT_EQ(order.rows.size(), 2U);
+  }
+  EXPECT_FALSE(queue.ended());
+  // Rank 0 has started one of its rows and has no place for the other, rank 1 is done.
+  queue.report(0, {2, 0, 1, 0, 8});
+  queue.report(1, {2, 2, 0, 4, 8});
+  orders = queue.orders();
+  ASSERT_EQ(orders.size(), 1U);
+  EXPECT_EQ(orders[0].kind, Order::Kind::give_back);
+  EXPECT_EQ(orders[0].rank, 0);
+  std::vector<PromptLine> back(1);
+  back[0].line = 1;
+  queue.report(0, {2, 0, 0, 0, 8});
+  queue.give_back(0, std::move(back));
+  orders = queue.orders();
+  ASSERT_EQ(orders.size(), 1U);
+  EXPECT_EQ(orders[0].rank, 1);
+  ASSERT_EQ(orders[0].rows.size(), 1U);
+  // Nothing ends before the pipe does.
+  queue.report(0, {2, 1, 0, 4, 8});
+  queue.report(1, {3, 3, 0, 4, 8});
+  EXPECT_TRUE(queue.orders().empty());
+  EXPECT_FALSE(queue.ended());
+  at_end = true;
+  EXPECT_EQ(queue.orders().size(), 2U);
+  EXPECT_TRUE(queue.ended());
 }
 
 // Rows that cost a hundred times the others, all in one place of the file, and ranks of unequal speed: nobody is
@@ -169,7 +221,17 @@ TEST(WorkQueueTest, EveryRowIsFinishedOnceInAnyOrderOfEvents) {
       rank.capacity = 1 + draw(40);
       rank.cost = [&draw, spread](std::int64_t) { return 1 + draw(spread); };
     }
-    WorkQueue queue(static_cast<int>(num_ranks), rows(num_rows, 10), 1 + draw(60), 1 + draw(400));
+    // Every other time from a pipe, which now and then holds nothing.
+    const bool pipe = seed % 2 == 1;
+    std::int64_t num_read = 0;
+    const auto read = [&, next = rows(num_rows, 10)]() -> std::optional<PromptLine> {
+      if (pipe && draw(3) == 0) return std::nullopt;
+      std::optional<PromptLine> row = next();
+      if (row) ++num_read;
+      return row;
+    };
+    WorkQueue queue(
+        static_cast<int>(num_ranks), read, [&] { return num_read == num_rows; }, 1 + draw(60), 1 + draw(400));
     std::vector<int> times_finished(static_cast<std::size_t>(num_rows));
     // Messages under way, in order for each pair: orders to ranks; reports and answers to the queue.
     struct Message {
@@ -221,7 +283,7 @@ TEST(WorkQueueTest, EveryRowIsFinishedOnceInAnyOrderOfEvents) {
 }
 
 TEST(WorkQueueTest, LongRowsGoInSeveralMessages) {
-  WorkQueue queue(1, rows(8, std::size_t{3} << 20), 100);
+  WorkQueue queue(1, rows(8, std::size_t{3} << 20), always, 100);
   queue.report(0, {0, 0, 0, 64, 64});
   const std::vector<Order> orders = queue.orders();
   ASSERT_EQ(orders.size(), 1U);
