@@ -6,6 +6,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "storage/publish.hpp"
+
 namespace photon {
 namespace {
 
@@ -242,6 +244,7 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
       }
       case sends: {
         group.receive(server.latents(command.cohort), 0, latents_tag);
+        fault_point("shard.chunk");
         const StepResult result = server.decode(command.cohort, command.a);
         while (!answers.empty() && answers.front().second.done()) answers.pop_front();
         auto& [tokens, pending] = answers.emplace_back();

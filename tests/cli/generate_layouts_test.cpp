@@ -57,6 +57,52 @@ TEST_F(GenerateLayouts, WhatCannotBeIsRefused) {
   EXPECT_FALSE(std::filesystem::exists(path("o")));
 }
 
+// A shard that throws in the middle of its work, alone in its group or beside another group: every rank ends, the
+// message says which one and why, what was finished stays, and the job goes on from there.
+TEST_F(GenerateLayouts, AShardThatThrowsEndsTheJobAndLosesNothing) {
+  const Outcome whole = photon(job("whole.jsonl", ""));
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  const std::multiset<std::string> expected = lines("whole.jsonl");
+  write("rank.sh",
+        "echo $$ > pid.$OMPI_COMM_WORLD_RANK; [ $OMPI_COMM_WORLD_RANK = 1 ] && export "
+        "PHOTON_FAULT=enospc@shard.chunk:$1; "
+        "exec '" PHOTON_BINARY "' " +
+            job("ranks.jsonl", " --decoder-shards 1"));
+  for (const int num_ranks : {2, 4}) {
+    std::size_t most = 0;
+    // Of the two groups that share the rows none is sure of more than a few chunks.
+    for (const int chunk : num_ranks == 2 ? std::vector{1, 25} : std::vector{3}) {
+      const std::string launch = ranks(num_ranks);
+      const Outcome failed = program(launch.substr(0, launch.find(" '")) + " sh rank.sh " + std::to_string(chunk));
+      EXPECT_EQ(failed.code, 1) << failed.err;
+      EXPECT_NE(failed.err.find("shard.chunk"), std::string::npos) << failed.err;
+      EXPECT_NE(failed.err.find("rank 1"), std::string::npos) << failed.err;
+      for (int rank = 0; rank < num_ranks; ++rank) {
+        const int process = std::stoi(read(path("pid." + std::to_string(rank))));
+        testing::wait_until([&] { return ::kill(process, 0) != 0; });
+      }
+      // Whole results of the undisturbed job, and no others; those of the start before are among them.
+      if (num_ranks > 2) {
+        const Outcome merged = photon("merge --output ranks.jsonl --keep-parts");
+        EXPECT_EQ(merged.code, 0) << merged.err;
+      }
+      for (const std::string& line : lines("ranks.jsonl")) EXPECT_EQ(expected.count(line), 1U) << line;
+      const std::size_t written = lines("ranks.jsonl").size();
+      EXPECT_GE(written, most);
+      most = written;
+    }
+    if (num_ranks == 2) {
+      EXPECT_GT(most, 0U);
+    }
+    EXPECT_LT(most, expected.size());
+    const Outcome done = program(ranks(num_ranks) + job("ranks.jsonl", " --decoder-shards 1"));
+    EXPECT_EQ(done.code, 0) << done.err;
+    EXPECT_EQ(lines("ranks.jsonl"), expected);
+    std::filesystem::remove(path("ranks.jsonl"));
+    std::filesystem::remove_all(path("ranks.jsonl.parts"));
+  }
+}
+
 // Prompts from a pipe that its writer leaves in the middle of a row: those before are decoded, and nobody is kept from
 // stopping. Started again the job goes on with what it has not done.
 TEST_F(GenerateLayouts, RanksDoNotWaitForASlowPipe) {
