@@ -15,11 +15,11 @@
 #include "cli/decode_measure.hpp"
 #include "cli/decoder_shards_option.hpp"
 #include "cli/place_options.hpp"
+#include "comm/share_cores.hpp"
 #include "decode/decode_group.hpp"
 #include "kernels/matrix_library.hpp"
 #include "support/error.hpp"
 #include "support/log.hpp"
-#include "train/share_cores.hpp"
 
 namespace photon::cli {
 namespace {
