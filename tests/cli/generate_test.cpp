@@ -35,7 +35,7 @@ TEST_F(UseModel, KilledAnywhereAndStartedAgainGivesTheSameRows) {
       code = outcome.code;
       if (code != 0) {
         EXPECT_EQ(code, 137) << outcome.err;
-        if (kills % 3 == 0) std::ofstream(path("killed.jsonl"), std::ios::app) << "{\"id\": 29, \"te";
+        if (kills % 3 == 0) std::ofstream(path("killed.jsonl"), std::ios::app) << "{\"id\":29,\"te";
       }
     }
     EXPECT_GT(kills, 3);
