@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -100,11 +101,31 @@ InputError unknown_command(const std::string& word, const char* why) {
                     fmt::format("did you mean {}?", nearest(word, names)));
 }
 
-std::string command_help(const CLI::App& app, const std::string& name) {
-  if (name.empty() || name == "help") return program_help();
-  if (name == "config") return configuration_reference();
-  if (is_command(name)) return app.get_subcommand(name)->help("photon");
-  throw unknown_command(name, "no help about it");
+std::string command_help(CLI::App& app, const std::vector<std::string>& words) {
+  if (words.empty() || words[0] == "help") return program_help();
+  if (words[0] == "config") return configuration_reference();
+  if (!is_command(words[0])) throw unknown_command(words[0], "no help about it");
+  CLI::App* command = app.get_subcommand(words[0]);
+  if (words.size() == 1) return command->help("photon");
+  std::vector<std::string> parts;
+  for (const CLI::App* part : command->get_subcommands({})) parts.push_back(part->get_name());
+  if (std::find(parts.begin(), parts.end(), words[1]) != parts.end()) {
+    return command->get_subcommand(words[1])->help("photon " + words[0]);
+  }
+  throw InputError(fmt::format("no help about {} {}", words[0], words[1]), fmt::format("{} has no such part", words[0]),
+                   parts.empty() ? fmt::format("see photon help {}", words[0])
+                                 : fmt::format("did you mean {} {}?", words[0], nearest(words[1], parts)));
+}
+
+// Help says what values mean and stand for; what their checks are called in CLI11 only repeats it ("N:INT in [0 - 9]").
+void hide_checks(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    try {
+      for (int i = 0;; ++i) option->get_validator(i)->description("");
+    } catch (const CLI::OptionNotFound&) {  // behind the last one
+    }
+  }
+  for (CLI::App* part : app.get_subcommands({})) hide_checks(*part);
 }
 
 void add_commands(CLI::App& app) {
@@ -115,9 +136,11 @@ void add_commands(CLI::App& app) {
     if (added->get_footer().empty()) added->footer(fmt::format("Example:\n  {}", command.example));
   }
   CLI::App* help = app.add_subcommand("help", "Prints the help of a command");
-  auto* topic = help->add_option("command", "a command's name, or config");
-  help->callback([&app, topic] { std::cout << command_help(app, topic->count() > 0 ? topic->as<std::string>() : ""); });
+  auto topic = std::make_shared<std::vector<std::string>>();
+  help->add_option("command", *topic, "a command's name (and that of its part), or config")->expected(1, 2);
+  help->callback([&app, topic] { std::cout << command_help(app, *topic); });
   app.require_subcommand(1);
+  hide_checks(app);
 }
 
 // The command that the arguments have named so far, at any depth.
@@ -141,8 +164,14 @@ void reject_leftovers(const CLI::App& app, const CLI::App& command) {
     throw InputError(fmt::format("unknown option {}", option), fmt::format("no such option of {}", name),
                      fmt::format("did you mean {}?", nearest(option, known)));
   }
+  std::vector<std::string> parts;
+  for (const CLI::App* part : command.get_subcommands({})) parts.push_back(part->get_name());
   for (const std::string& word : leftovers) {
     if (word == "--") continue;
+    if (!parts.empty() && &command != &app) {
+      throw InputError(fmt::format("unknown command {} {}", name, word), fmt::format("{} has no such part", name),
+                       fmt::format("did you mean {} {}?", name, nearest(word, parts)));
+    }
     throw InputError(fmt::format("unexpected argument {}", word), fmt::format("{} takes no more arguments", name),
                      fmt::format("see photon help {}", name == "photon" ? "" : name));
   }

@@ -12,6 +12,7 @@
 
 #include "blueprint/parameters.hpp"
 #include "cli/bench.hpp"
+#include "cli/count_option.hpp"
 #include "cli/decode_measure.hpp"
 #include "cli/decoder_shards_option.hpp"
 #include "cli/place_options.hpp"
@@ -128,10 +129,7 @@ void add_bench_decode(CLI::App& bench) {
       ->type_name("DIR")
       ->excludes(name);
   const auto number = [&](const char* option, std::int64_t& value, const char* help, std::int64_t least) {
-    command->add_option(option, value, help)
-        ->type_name("N")
-        ->capture_default_str()
-        ->check(CLI::Range(least, std::int64_t{1} << 30));
+    add_count_option(*command, option, value, help, least);
   };
   number("--batch", options->one.batch, "sequences; 0: as many as are admitted", 0);
   number("--prompt", options->one.prompt, "tokens of every prompt", 0);

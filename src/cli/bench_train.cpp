@@ -8,6 +8,7 @@
 
 #include "blueprint/parameters.hpp"
 #include "cli/bench.hpp"
+#include "cli/count_option.hpp"
 #include "cli/device_option.hpp"
 #include "config/run_config.hpp"
 #include "kernels/matrix_library.hpp"
@@ -122,10 +123,7 @@ void add_bench_train(CLI::App& bench) {
       ->allow_extra_args(false)
       ->excludes(name);
   const auto number = [&](const char* option, std::int64_t& value, const char* help, std::int64_t least) {
-    command->add_option(option, value, help)
-        ->type_name("N")
-        ->capture_default_str()
-        ->check(CLI::Range(least, std::int64_t{1} << 30));
+    add_count_option(*command, option, value, help, least);
   };
   number("--batch", options->batch, "sequences a step", 1);
   number("--microbatch", options->microbatch,

@@ -89,7 +89,8 @@ std::string model_name(const std::string& model) {
 std::string ranks_text(const DecodeLayout& layout) {
   if (layout.num_ranks == 1) return "";
   if (layout.shards == 0) return fmt::format("{} ranks, ", layout.num_ranks);
-  return fmt::format("{} x (1 coarse rank + {} shards), ", layout.num_groups(), layout.shards);
+  return fmt::format("{} x (1 coarse rank + {} shard{}), ", layout.num_groups(), layout.shards,
+                     layout.shards == 1 ? "" : "s");
 }
 
 void generate_texts(World& world, Options options) {

@@ -73,6 +73,8 @@ void add_train(CLI::App& app) {
   add_device_option(*command, options->device);
   command->add_flag("--fresh", options->train.fresh,
                     "start over: the run that is in the folder is renamed to DIR.old-1 (-2, ...), never deleted");
+  command->add_flag("--check", options->train.check,
+                    "look at configuration, data, memory and disk as the run would, and stop: nothing is changed");
   CLI::Option* trace =
       command
           ->add_option("--trace", options->train.trace,

@@ -94,7 +94,7 @@ class Model {
   virtual Tensor hidden(const Context& ctx, const Batch& batch) = 0;
 
   // The most activation memory any call has used so far, bytes.
-  virtual std::int64_t arena_peak() const = 0;
+  std::int64_t arena_peak() const { return arena_.peak(); }
 
  protected:
   Model(const ModelConfig& config, Space space, DType dtype, Masters masters);
@@ -106,6 +106,7 @@ class Model {
   PassOptions options_;
   std::unique_ptr<Float8Weights> float8_;
   TensorView gathered_;
+  Arena arena_;  // activations of a call
 };
 
 // The head's losses for states [n, D_0] of a model, in its memory: tokens [n] i32 and mask [n] u8 (empty: all count) on

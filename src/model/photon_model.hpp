@@ -16,7 +16,6 @@ class PhotonModel : public Model {
   LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec, const TensorView& token_loss,
                     const TensorView& argmax) override;
   Tensor hidden(const Context& ctx, const Batch& batch) override;
-  std::int64_t arena_peak() const override { return arena_.peak(); }
 
   // States of a teacher-forced pass: X(l) [B, M_l, D_l] for l = 0 .. L and Y(l) for l = 0 .. L-1, padded length.
   struct States {
@@ -46,7 +45,6 @@ class PhotonModel : public Model {
 
   PhotonStage stage_;
   PhotonTensors tensors_;
-  Arena arena_;
 };
 
 }  // namespace photon

@@ -18,7 +18,6 @@ class VanillaModel : public Model {
   LossSums evaluate(const Context& ctx, const Batch& batch, const RecLossOptions& rec, const TensorView& token_loss,
                     const TensorView& argmax) override;
   Tensor hidden(const Context& ctx, const Batch& batch) override;
-  std::int64_t arena_peak() const override { return arena_.peak(); }
 
   std::int32_t start_token() const { return stage_.start_token(); }
   Stack& stack() { return stage_.stack(); }
@@ -31,7 +30,6 @@ class VanillaModel : public Model {
 
   VanillaStage stage_;
   VanillaTensors tensors_;
-  Arena arena_;
 };
 
 }  // namespace photon

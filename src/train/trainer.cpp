@@ -38,11 +38,12 @@ void Trainer::run() {
   world_.set_stop_request([] { return StopSignal::received() != 0; });
   world_.enter("set-up", static_cast<double>(config_.parallel.setup_deadline));
   share_cores(world_.local_size());
+  if (options_.check) return check();
   if (options_.fresh) open_data();  // what is wrong with it must not put the old run aside
   open_folder();
   adopt_stored_config();
   if (!data_) open_data();
-  make_plan_and_buffers();
+  make_buffers(plan_layout());
   restore_or_initialize();
   complete_evaluation();
   if (state_.step >= config_.train.steps) {
@@ -64,6 +65,14 @@ void Trainer::run() {
                 "make room and start the same command again: it continues from the last good checkpoint");
   }
   log_info("finished {} steps; weights are in {}", state_.step, folder_.model().string());
+}
+
+void Trainer::check() {
+  if (!options_.fresh) adopt_stored_config();
+  open_data();
+  plan_layout();
+  if (!options_.init_from.empty()) model_to_start_from();
+  log_info("configuration, data and memory are in order; nothing was changed");
 }
 
 bool Trainer::out_of_time() const {

@@ -41,6 +41,7 @@ struct TrainOptions {
   bool fresh = false;                // set an existing run folder aside instead of continuing it
   std::filesystem::path trace = {};  // where to write a trace; empty: none
   std::optional<StepRange> trace_steps = {};  // by default three after the first one of this start
+  bool check = false;                         // look at everything, print what it takes, and change nothing
   double time_limit = 0;                      // seconds after which the run stops as by a signal; 0: none
 };
 
@@ -73,11 +74,18 @@ class Trainer {
     Clock::time_point begin = Clock::now();
   };
 
+  void check();  // instead of training, TrainOptions::check
+
   // Set-up, in this order.
   void open_folder();
   void adopt_stored_config();
   void open_data();
-  void make_plan_and_buffers();
+  struct Sizes {
+    MemoryPlan memory;           // of this rank
+    std::int64_t available = 0;  // bytes, on every rank
+  };
+  Sizes plan_layout();  // and says what it takes; refuses what does not fit
+  void make_buffers(const Sizes& sizes);
   // Makes plan_ by parallel.recompute, or of `none` and `layers` the first that fits on every rank (collective then);
   // returns this rank's memory.
   MemoryPlan choose_plan(std::int64_t available_bytes);
@@ -87,8 +95,9 @@ class Trainer {
   MemoryPlan make_plan_with(const ParallelConfig& parallel, std::int64_t available_bytes);
   void restore_or_initialize();
   void initialize_weights();
-  void find_peak();     // of the GPUs, for MFU
-  void record_start();  // in logs/starts.jsonl; and prepares the trace
+  LoadedModel model_to_start_from() const;  // --init-from
+  void find_peak();                         // of the GPUs, for MFU
+  void record_start();                      // in logs/starts.jsonl; and prepares the trace
 
   Parameters& weights() { return pipeline_ ? pipeline_->parameters() : model_->parameters(); }
 

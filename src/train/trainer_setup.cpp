@@ -122,7 +122,7 @@ MemoryPlan Trainer::choose_split(const MemoryPlan& memory, std::int64_t availabl
   return split;
 }
 
-void Trainer::make_plan_and_buffers() {
+Trainer::Sizes Trainer::plan_layout() {
   // Ranks of one host share its memory; all must choose alike, so the one with the least decides.
   const bool on_gpu = place_.space == Space::device;
   const std::int64_t sharing = on_gpu ? 1 : world_.local_size();  // each rank has a GPU of its own
@@ -144,7 +144,15 @@ void Trainer::make_plan_and_buffers() {
     log_warning("{} has {} free, and a save takes {} make room or lower train.keep_checkpoints",
                 folder_.root().string(), bytes_text(free), bytes_text(save_bytes));
   }
+  log_info("{} parameters; a step is {} sequences of {} tokens: {} replica{}, {} microbatch{} of {} each",
+           num_parameters(config_.model), plan_.batch_size, config_.train.sequence_length, plan_.replicas,
+           plan_.replicas == 1 ? "" : "s", plan_.num_microbatches(), plan_.num_microbatches() == 1 ? "" : "es",
+           plan_.microbatch_size);
+  return {memory, available};
+}
 
+void Trainer::make_buffers(const Sizes& sizes) {
+  const bool on_gpu = place_.space == Space::device;
   compute_ = std::make_unique<Compute>(
       place_.space, config_.train.deterministic ? Numerics::deterministic : Numerics::tuned,
       training_scratch_bytes(config_.model, plan_.microbatch_size, config_.train.sequence_length, place_.dtype));
@@ -169,18 +177,14 @@ void Trainer::make_plan_and_buffers() {
   optimizer_ = plan_.zero ? std::make_unique<AdamWOptimizer>(owned_, config_.train, place_.space)
                           : std::make_unique<AdamWOptimizer>(weights().specs(), config_.train, place_.space);
   // On the host copies need memory that the run could do without; all ranks save in one way.
-  const std::int64_t with_copies = memory.total() + memory.saved_copies();
-  if (on_gpu || world_.all().all_reduce(with_copies, Reduction::max) <= available) {
+  const std::int64_t with_copies = sizes.memory.total() + sizes.memory.saved_copies();
+  if (on_gpu || world_.all().all_reduce(with_copies, Reduction::max) <= sizes.available) {
     staging_ = std::make_unique<StateStaging>(weights(), *optimizer_);
   } else {
     log_info("training waits for its saves: another {} a rank for copies of the state is more than is available",
-             bytes_text(memory.saved_copies()));
+             bytes_text(sizes.memory.saved_copies()));
   }
   console_ = std::make_unique<Console>(config_.train.steps, config_.train.log_every, world_.rank() != 0);
-  log_info("{} parameters; a step is {} sequences of {} tokens: {} replica{}, {} microbatch{} of {} each",
-           num_parameters(config_.model), plan_.batch_size, config_.train.sequence_length, plan_.replicas,
-           plan_.replicas == 1 ? "" : "s", plan_.num_microbatches(), plan_.num_microbatches() == 1 ? "" : "es",
-           plan_.microbatch_size);
 }
 
 void Trainer::restore_or_initialize() {
@@ -228,6 +232,15 @@ void Trainer::initialize_weights() {
     log_info("starting with fresh weights, seed {}", config_.train.seed);
     return;
   }
+  const LoadedModel loaded = model_to_start_from();
+  for (const ParameterSpec& spec : weights().specs()) {
+    copy(loaded.parameters.view(spec.name), weights().view(spec.name));
+  }
+  weights().refresh_working_copy();
+  log_info("starting from the weights in {}", options_.init_from.string());
+}
+
+LoadedModel Trainer::model_to_start_from() const {
   LoadedModel loaded = resolve_model(options_.init_from);
   // Names and files may differ; the arithmetic and the shapes may not.
   loaded.config.tokenizer = config_.model.tokenizer;
@@ -237,11 +250,7 @@ void Trainer::initialize_weights() {
         fmt::format("{} holds another model than the configuration describes", options_.init_from.string()),
         "their config.json and `model` section differ", "give --init-from weights of this model");
   }
-  for (const ParameterSpec& spec : weights().specs()) {
-    copy(loaded.parameters.view(spec.name), weights().view(spec.name));
-  }
-  weights().refresh_working_copy();
-  log_info("starting from the weights in {}", options_.init_from.string());
+  return loaded;
 }
 
 void Trainer::find_peak() {

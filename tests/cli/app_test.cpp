@@ -36,6 +36,29 @@ TEST_F(Program, EveryCommandHasHelpWithAnExample) {
   }
 }
 
+TEST_F(Program, PartsOfACommandHaveHelp) {
+  for (const std::string part : {"train", "decode", "kernels", "comm", "cluster"}) {
+    const Outcome help = photon("help bench " + part);
+    EXPECT_EQ(help.code, 0) << part;
+    EXPECT_NE(help.out.find("Usage: photon bench " + part), std::string::npos) << help.out;
+    EXPECT_EQ(photon("bench " + part + " --help").out, help.out) << part;
+  }
+  EXPECT_EQ(photon("help bench trian").err,
+            "photon: error: no help about bench trian (bench has no such part) did you mean bench train?\n");
+  EXPECT_EQ(photon("help eval x").code, 2);
+  EXPECT_EQ(photon("bench trian").err,
+            "photon: error: unknown command bench trian (bench has no such part) did you mean bench train?\n");
+}
+
+// What the parser calls its checks is not for people: "N:INT in [1 - 1048576]=256".
+TEST_F(Program, HelpHoldsNoNamesOfChecks) {
+  for (const std::string& name : command_names) {
+    const std::string help = photon("help " + name).out;
+    for (const char* const check : {":INT", ":NONNEGATIVE", ":POSITIVE", ":{"})
+      EXPECT_EQ(help.find(check), std::string::npos) << name << check;
+  }
+}
+
 TEST_F(Program, HelpConfigPrintsTheConfigurationReference) {
   const Outcome help = photon("help config");
   EXPECT_EQ(help.code, 0);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "testing/temporary.hpp"
+#include "testing/tiny_model.hpp"
 #include "trace/trace.hpp"
 
 namespace photon::testing {
@@ -31,17 +32,7 @@ class RunFolderFixture {
   std::filesystem::path beside(const std::string& name) const { return folder_.path() / name; }
 
   static std::string yaml() {
-    return std::string("# ") + hostile +
-           "\n"
-           "model:\n"
-           "  model_type: photon\n"
-           "  vocab_size: 259\n"
-           "  dim: 8\n"
-           "  levels:\n"
-           "  - {dim: 8, chunk: 2, prefix: 1, encoder: {layers: 1, heads: 2, ffn: 16}, decoder: {layers: 1, heads: 2, "
-           "ffn: 16}}\n"
-           "  - {dim: 12, chunk: 2, prefix: 2, encoder: {layers: 1, heads: 2, ffn: 16}, decoder: {layers: 1, heads: 2, "
-           "ffn: 16}}\n"
+    return std::string("# ") + hostile + "\n" + tiny_model_yaml +
            "data: {train: none.h5}\n"
            "train: {steps: 10, batch_size: 6, sequence_length: 16}\n"
            "parallel: {stages: 2, shards: 3, cut: decoder2, microbatch_size: 2}\n";

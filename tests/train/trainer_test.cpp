@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <limits>
@@ -199,6 +200,29 @@ TEST_F(TrainerTest, FreshWithoutDataLeavesTheOldRunWhereItIs) {
                "none.h5");
   EXPECT_EQ(metrics_of(folder).size(), 6U);
   EXPECT_FALSE(std::filesystem::exists(data_ / "straight.old-1"));
+}
+
+TEST_F(TrainerTest, ACheckChangesNothing) {
+  TrainOptions options{.run = run(), .init_from = {}, .fresh = false};
+  options.check = true;
+  train(data_.config(), options);
+  EXPECT_FALSE(std::filesystem::exists(run()));
+  EXPECT_ERROR(train(data_.config({"data.train=none.h5"}), options), InputError, "none.h5");
+  options.init_from = data_ / "nowhere";
+  EXPECT_ERROR(train(data_.config(), options), InputError, "nowhere is no model");
+  // Beside a run: another model is found, and the run stays as it is.
+  options = {.run = straight(), .init_from = {}, .fresh = false};
+  options.check = true;
+  const auto listing = [&] {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(options.run)) names.push_back(entry.path());
+    std::sort(names.begin(), names.end());
+    return names;
+  };
+  const auto before = listing();
+  EXPECT_ERROR(train(data_.config({"model.dim=16"}), options), InputError, "holds a run of another model");
+  train(data_.config({"train.steps=9"}), options);
+  EXPECT_EQ(listing(), before);
 }
 
 TEST_F(TrainerTest, ATimeLimitStopsAsASignalDoes) {
