@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "support/error.hpp"
+
 namespace photon::cli {
 namespace {
 
@@ -24,6 +26,20 @@ void tell_exit_code(int code) {
   if (std::FILE* const file = std::fopen(path, "w")) {
     fmt::print(file, "{}\n", code);
     std::fclose(file);
+  }
+}
+
+void tell_errors(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Preempted&) {
+    throw;
+  } catch (const InputError&) {
+    tell_exit_code(static_cast<int>(ExitCode::bad_input));
+    throw;
+  } catch (const std::exception&) {
+    tell_exit_code(static_cast<int>(ExitCode::failed));
+    throw;
   }
 }
 

@@ -17,7 +17,7 @@ void run_on_ranks(const std::function<void(World&)>& work) {
     init_logging(world.rank(), world.size());
     world.run([&] {
       try {
-        work(world);
+        tell_errors([&] { work(world); });
       } catch (const Preempted&) {
         // Launchers repeat SIGTERM, and answer the ranks' last meeting late when they are being stopped themselves. All
         // is saved: nothing may make it look otherwise.

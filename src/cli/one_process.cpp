@@ -1,5 +1,6 @@
 #include "cli/one_process.hpp"
 
+#include "cli/exit_file.hpp"
 #include "comm/stop_signal.hpp"
 #include "comm/world.hpp"
 #include "decode/open_model.hpp"
@@ -12,12 +13,14 @@ void run_in_one_process(const std::string& command, const std::function<void()>&
   World world;
   init_logging(world.rank(), world.size());
   world.run([&] {
-    if (world.size() > 1) {
-      throw InputError(fmt::format("photon {} was started on {} ranks", command, world.size()),
-                       "it runs in one process",
-                       "start it without mpirun or srun, or split its input and start one process for each part");
-    }
-    work();
+    tell_errors([&] {
+      if (world.size() > 1) {
+        throw InputError(fmt::format("photon {} was started on {} ranks", command, world.size()),
+                         "it runs in one process",
+                         "start it without mpirun or srun, or split its input and start one process for each part");
+      }
+      work();
+    });
   });
 }
 
