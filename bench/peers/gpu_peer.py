@@ -66,8 +66,7 @@ class Vanilla(nn.Module):
 
     def losses(self, tokens):
         read = F.pad(tokens[:, :-1], (1, 0), value=1)
-        logits = self.lm_head(self.stack(self.embed(read)))
-        return (F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1)),)
+        return (photon_torch.cross_entropy(self.lm_head(self.stack(self.embed(read))), tokens),)
 
 
 def make_model(preset):
@@ -116,7 +115,7 @@ def train(arguments):
         for module in model.modules():
             if isinstance(module, photon_torch.Layer):
                 module.compile(dynamic=False)
-        F.cross_entropy = torch.compile(F.cross_entropy, dynamic=False)
+        photon_torch.cross_entropy = torch.compile(photon_torch.cross_entropy, dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     vocab_size = model.config["vocab_size"]
 

@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def rope_tables(positions, head_dim, theta, dtype):
@@ -161,6 +161,10 @@ class Level(nn.Module):
         self.decoder = Stack(below, dict(config["decoder"], window=0), eps)
 
 
+def cross_entropy(logits, tokens):
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1))
+
+
 class Photon(nn.Module):
     """`config` is the object in config.json."""
 
@@ -245,7 +249,7 @@ class Photon(nn.Module):
         states = self.encode(F.pad(tokens, (0, -length % self.group_tokens)))
         outputs = self.decode(states)
         logits = self.head(outputs[0][:, :length])
-        ce = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1))
+        ce = cross_entropy(logits, tokens)
         rec = torch.zeros((), dtype=ce.dtype)
         per_unit = 1
         for index in range(1, len(self.levels)):
