@@ -2,7 +2,7 @@
 // token.
 #include <cub/device/device_radix_sort.cuh>
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/embedding.hpp"
 
 namespace photon::cuda {
@@ -11,9 +11,10 @@ namespace {
 constexpr int threads = 128;
 
 template <class T, int V>
-__global__ void forward_kernel(const T* __restrict__ table, std::int64_t table_stride,
-                               const std::int32_t* __restrict__ tokens, T* __restrict__ out, std::int64_t out_stride,
-                               std::int64_t num_tokens, std::int64_t width) {
+__global__ void forward_kernel(const T* table, std::int64_t table_stride, const std::int32_t* tokens, T* out,
+                               std::int64_t out_stride, std::int64_t num_tokens, std::int64_t width) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
   const std::int64_t packs_a_row = width / V;
   const std::int64_t step = std::int64_t{gridDim.x} * threads;
   for (std::int64_t i = std::int64_t{blockIdx.x} * threads + threadIdx.x; i < num_tokens * packs_a_row; i += step) {
@@ -74,12 +75,11 @@ void embedding_forward(const Context& ctx, const ConstTensorView& table, const C
   if (out.numel() == 0) return;
   with_float_type(out.dtype(), [&]<class T>(T) {
     with_pack<T>(packs(table) && packs(out), [&]<int V>(std::integral_constant<int, V>) {
-      forward_kernel<T, V><<<grid_of(ceil_div(out.numel() / V, threads)), threads, 0, stream_of(ctx)>>>(
-          device_data<T>(table), table.stride(0), device_data<std::int32_t>(tokens), device_data<T>(out), out.stride(0),
-          out.size(0), out.size(1));
+      launch_dependent(forward_kernel<T, V>, dim3(grid_of(ceil_div(out.numel() / V, threads))), threads, 0,
+                       stream_of(ctx), device_data<T>(table), table.stride(0), device_data<std::int32_t>(tokens),
+                       device_data<T>(out), out.stride(0), out.size(0), out.size(1));
     });
   });
-  PHOTON_CUDA_CHECK(cudaGetLastError());
 }
 
 void embedding_backward(const Context& ctx, const ConstTensorView& dout, const ConstTensorView& tokens,

@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "kernels/cuda/cache_rows.hpp"
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/scratch.hpp"
 
 namespace photon::cuda {
@@ -15,6 +15,7 @@ constexpr float log2_e = 1.44269504088896340736F;
 // a (row, key head) and no second chunk.
 constexpr int chunk = cache_rows_chunk;
 constexpr int lone = 64;
+constexpr unsigned few_blocks = 128;  // that do not fill a GPU, and ask for their caches early
 
 struct Rows {
   const bf16* q;
@@ -36,6 +37,7 @@ struct Rows {
   Strides out_at;
   float* parts;  // [problems, splits, queries, width + 2]: sums, then the largest score and the total
   std::int64_t num_problems;
+  std::int64_t num_slots;
   int num_positions;
   int num_key_heads;
   int heads_a_key;
@@ -254,6 +256,8 @@ __device__ inline bf16* result_head(const Problem& problem, int i, const Rows& a
 // Small caches: a warp a problem.
 template <int Lanes, int Queries>
 __global__ void __launch_bounds__(threads) lone_kernel(Rows a) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
   const std::int64_t index = (std::int64_t{blockIdx.x} * threads + threadIdx.x) / warp_width;
   if (index >= a.num_problems) return;
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
@@ -276,9 +280,38 @@ __global__ void __launch_bounds__(threads) lone_kernel(Rows a) {
   }
 }
 
+// Asks for the chunk of the caches that a block is going to read, while the kernel in front still runs: indices that it
+// may yet change make this useless, not wrong.
+__device__ inline void prefetch_chunk(const Rows& a) {
+#if __CUDA_ARCH__ >= 900
+  const std::int64_t index = blockIdx.x / a.splits;
+  const int key_head = static_cast<int>(index / a.tiles % a.num_key_heads);
+  const std::int64_t row = index / a.tiles / a.num_key_heads;
+  const int slot = __ldcg(a.slot + row);
+  const int last = __ldcg(a.first + row);
+  if (slot < 0 || slot >= a.num_slots || last < 0) return;
+  const int first = a.window > 0 ? max(0, last - a.window + 1) : 0;
+  constexpr int line = 64;  // elements
+  const int lines = (a.head_width + line - 1) / line;
+  const int from = first + static_cast<int>(blockIdx.x % a.splits) * chunk;
+  const int to = min(from + chunk, min(last, first + a.capacity));
+  for (int i = static_cast<int>(threadIdx.x); i < (to - from) * lines; i += threads) {
+    const int at = (from + i / lines) % a.capacity;
+    const int d = i % lines * line;
+    const bf16* const key = a.cache_k + slot * a.k_at.outer + at * a.k_at.position + key_head * a.k_at.head + d;
+    const bf16* const value = a.cache_v + slot * a.v_at.outer + at * a.v_at.position + key_head * a.v_at.head + d;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(key));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(value));
+  }
+#endif
+}
+
 // A block a problem, or a chunk of one. Thread t holds element t % width of some queries' merged result.
 template <int Lanes, int Queries>
 __global__ void __launch_bounds__(threads) block_kernel(Rows a) {
+  let_next_kernel_start();
+  if (a.splits > 1 || gridDim.x <= few_blocks) prefetch_chunk(a);
+  wait_for_earlier_kernels();
   constexpr int width = Lanes * pack;
   constexpr int queries_at_once = threads / width;
   constexpr int own = (Queries + queries_at_once - 1) / queries_at_once;
@@ -361,6 +394,8 @@ __global__ void __launch_bounds__(threads) block_kernel(Rows a) {
 // Merges the chunks of split problems, in order: a block a query, a thread an element.
 template <int Lanes, int Queries>
 __global__ void __launch_bounds__(Lanes* pack) merge_kernel(Rows a) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
   constexpr int width = Lanes * pack;
   const std::int64_t index = blockIdx.x / Queries;
   const int i = static_cast<int>(blockIdx.x % Queries);
@@ -384,22 +419,22 @@ void launch(const Context& ctx, Rows a, std::int64_t num_rows) {
   a.num_problems = num_rows * a.num_key_heads * a.tiles;
   const cudaStream_t stream = stream_of(ctx);
   if (a.capacity <= lone) {
-    lone_kernel<Lanes, Queries><<<static_cast<unsigned>(ceil_div(a.num_problems, num_warps)), threads, 0, stream>>>(a);
-    PHOTON_CUDA_CHECK(cudaGetLastError());
+    launch_dependent(lone_kernel<Lanes, Queries>, dim3(static_cast<unsigned>(ceil_div(a.num_problems, num_warps))),
+                     threads, 0, stream, a);
     return;
   }
   const std::int64_t chunks = ceil_div(a.capacity, chunk);
   a.splits = a.num_problems < cache_rows_split_below ? static_cast<int>(chunks) : 1;
   const auto run = [&] {
-    block_kernel<Lanes, Queries><<<static_cast<unsigned>(a.num_problems * a.splits), threads, 0, stream>>>(a);
-    PHOTON_CUDA_CHECK(cudaGetLastError());
+    launch_dependent(block_kernel<Lanes, Queries>, dim3(static_cast<unsigned>(a.num_problems * a.splits)), threads, 0,
+                     stream, a);
   };
   if (a.splits == 1) return run();
   Workspace workspace(ctx);
   a.parts = device_data<float>(workspace.take(DType::f32, {a.num_problems * a.splits * Queries * (Lanes * pack + 2)}));
   run();
-  merge_kernel<Lanes, Queries><<<static_cast<unsigned>(a.num_problems * Queries), Lanes * pack, 0, stream>>>(a);
-  PHOTON_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(merge_kernel<Lanes, Queries>, dim3(static_cast<unsigned>(a.num_problems * Queries)), Lanes * pack, 0,
+                   stream, a);
 }
 
 void start(const Context& ctx, const Rows& a, std::int64_t num_rows) {
@@ -429,6 +464,7 @@ Rows rows_of(const ConstTensorView& cache_k, const ConstTensorView& cache_v, con
   a.v_at = strides_of(cache_v);
   a.slot = device_data<std::int32_t>(slot);
   a.first = device_data<std::int32_t>(first);
+  a.num_slots = cache_k.size(0);
   a.num_key_heads = static_cast<int>(cache_k.size(2));
   a.heads_a_key = static_cast<int>(num_query_heads / cache_k.size(2));
   a.head_width = static_cast<int>(cache_k.size(3));
