@@ -11,6 +11,8 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int num_warps = threads / warp_width;
+constexpr int held = 8;                         // positions of a short cache that a warp keeps in registers
+constexpr std::int64_t most_held_warps = 1024;  // that fit a GPU at once, with all these registers
 
 template <class T>
 struct Step {
@@ -70,22 +72,27 @@ Step<T> step_of(const RopeTable& table, const AttentionStep& s) {
           .scale = 1.0F / sqrtf(static_cast<float>(s.k.size(3)))};
 }
 
-// A head's elements lane * V .. lane * V + V - 1, rotated: the partner of element d is d + hd/2, 16 lanes further.
+// Turns elements lane * V .. lane * V + V - 1 of a head: the partner of element d is d + hd/2, 16 lanes further.
 template <class T, int V>
-__device__ Pack<T, V> rotated(const T* __restrict__ head, const float* __restrict__ cosines,
-                              const float* __restrict__ sines, std::int64_t position, int lane) {
+__device__ void rotate(Pack<T, V>& x, const float* cosines, const float* sines, std::int64_t position, int lane) {
   constexpr int half = V * warp_width / 2;
-  Pack<T, V> x = load_pack<V>(head + lane * V);
   const bool low = lane < warp_width / 2;
   const std::int64_t angle = position * half + (lane % (warp_width / 2)) * V;
+  const Pack<float, V> c = load_pack<V>(cosines + angle);
+  const Pack<float, V> s = load_pack<V>(sines + angle);
 #pragma unroll
   for (int j = 0; j < V; ++j) {
     const float mine = to_f32(x.v[j]);
     const float other = __shfl_xor_sync(full_warp, mine, warp_width / 2);
-    const float c = cosines[angle + j];
-    const float s = sines[angle + j];
-    x.v[j] = from_f32<T>(low ? mine * c - other * s : mine * c + other * s);
+    x.v[j] = from_f32<T>(low ? mine * c.v[j] - other * s.v[j] : mine * c.v[j] + other * s.v[j]);
   }
+}
+
+template <class T, int V>
+__device__ Pack<T, V> rotated(const T* head, const float* cosines, const float* sines, std::int64_t position,
+                              int lane) {
+  Pack<T, V> x = load_pack<V>(head + lane * V);
+  rotate(x, cosines, sines, position, lane);
   return x;
 }
 
@@ -162,6 +169,143 @@ __global__ void __launch_bounds__(threads) short_kernel(const Step<T> s) {
       for (int j = 0; j < V; ++j) result.v[j] = from_f32<T>(out[j] / sum);
       store_pack(s.out + r * s.os.outer + p * s.os.position + query_head * s.os.head + lane * V, result);
     }
+  }
+}
+
+// A softmax under way over the keys of one query.
+template <class T, int V>
+struct Sum {
+  float largest = -INFINITY;
+  float total = 0;
+  float out[V] = {};
+
+  // Several positions at a time, so that their loads and sums overlap; the first `count` are seen.
+  static constexpr int batch = 4;
+  __device__ void add(const Pack<T, V>& q, const Pack<T, V>* key, const Pack<T, V>* value, int count, float scale) {
+    float score[batch];
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      score[i] = 0;
+#pragma unroll
+      for (int j = 0; j < V; ++j) score[i] += to_f32(q.v[j]) * to_f32(key[i].v[j]);
+    }
+    float next = largest;
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      score[i] = i < count ? warp_sum(score[i]) * scale : -INFINITY;
+      next = fmaxf(next, score[i]);
+    }
+    const float keep = __expf(largest - next);
+    largest = next;
+    total *= keep;
+#pragma unroll
+    for (int j = 0; j < V; ++j) out[j] *= keep;
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const float weight = __expf(score[i] - next);
+      total += weight;
+#pragma unroll
+      for (int j = 0; j < V; ++j) out[j] += weight * to_f32(value[i].v[j]);
+    }
+  }
+  __device__ Pack<T, V> result() const {
+    Pack<T, V> r;
+#pragma unroll
+    for (int j = 0; j < V; ++j) r.v[j] = from_f32<T>(out[j] / total);
+    return r;
+  }
+};
+
+#if __CUDA_ARCH__ >= 900
+__device__ inline void prefetch(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+#else
+__device__ inline void prefetch(const void*) {}
+#endif
+
+// Asks for what a (row, key head) will read of its caches and of the rope table, while the kernel in front still runs:
+// indices that it may yet change make this useless, not wrong.
+template <class T>
+__device__ void prefetch_cached(const Step<T>& s, std::int64_t r, std::int64_t h, std::int64_t slots, int lane) {
+  constexpr int line = 128;
+  const std::int64_t slot = __ldcg(s.slot + r);
+  const std::int64_t first = __ldcg(s.first + r);
+  if (slot < 0 || slot >= slots || first < 0 || first >= s.capacity) return;
+  const int lines = (s.head_width * static_cast<int>(sizeof(T)) + line - 1) / line;
+  const int elements = line / static_cast<int>(sizeof(T));
+  for (int i = lane; i < first * lines; i += warp_width) {
+    const std::int64_t position = i / lines;
+    const int d = i % lines * elements;
+    prefetch(s.cache_k + slot * s.cks.outer + position * s.cks.position + h * s.cks.head + d);
+    prefetch(s.cache_v + slot * s.cvs.outer + position * s.cvs.position + h * s.cvs.head + d);
+  }
+  const int angles = s.positions * s.head_width / 2;
+  for (int i = lane * (line / static_cast<int>(sizeof(float))); i < angles; i += warp_width * line / 4) {
+    prefetch(s.cosines + first * s.head_width / 2 + i);
+    prefetch(s.sines + first * s.head_width / 2 + i);
+  }
+}
+
+// short_kernel where rows are few and caches have at most `held` positions: all that a (row, key head) reads is on its
+// way at once, and waits in registers. The same bits.
+template <class T, int V>
+__global__ void __launch_bounds__(threads) held_kernel(const Step<T> s, std::int64_t slots) {
+  using Elements = Pack<T, V>;
+  let_next_kernel_start();
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+  const std::int64_t index = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / warp_width;
+  if (index >= s.rows * s.key_heads) return;
+  const std::int64_t r = index / s.key_heads;
+  const std::int64_t h = index - r * s.key_heads;
+  prefetch_cached(s, r, h, slots, lane);
+  wait_for_earlier_kernels();
+  const std::int64_t slot = __ldcg(s.slot + r);
+  const int first = __ldcg(s.first + r);
+  T* const keys = s.cache_k + slot * s.cks.outer + h * s.cks.head + lane * V;
+  T* const values = s.cache_v + slot * s.cvs.outer + h * s.cvs.head + lane * V;
+  const T* const new_k = s.k + r * s.ks.outer + h * s.ks.head + lane * V;
+  const T* const new_v = s.v + r * s.vs.outer + h * s.vs.head + lane * V;
+  const T* const queries = s.q + r * s.qs.outer + h * s.sharing * s.qs.head + lane * V;
+  Elements q = load_pack<V>(queries);
+  Elements key[held];
+  Elements value[held];
+#pragma unroll
+  for (int j = 0; j < held; ++j) {
+#pragma unroll
+    for (int e = 0; e < V; ++e) key[j].v[e] = value[j].v[e] = from_f32<T>(0.0F);
+    if (j < first) {
+      key[j] = load_pack<V>(keys + j * s.cks.position);
+      value[j] = load_pack<V>(values + j * s.cvs.position);
+    } else if (j < first + s.positions) {
+      key[j] = load_pack<V>(new_k + (j - first) * s.ks.position);
+      value[j] = load_pack<V>(new_v + (j - first) * s.vs.position);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < held; ++j) {
+    if (j < first || j >= first + s.positions) continue;
+    rotate(key[j], s.cosines, s.sines, j, lane);
+    store_pack(keys + j * s.cks.position, key[j]);
+    store_pack(values + j * s.cvs.position, value[j]);
+  }
+  const int num_queries = s.queries * s.sharing;
+  for (int i = 0; i < num_queries; ++i) {
+    const int p = i / s.sharing;
+    const int g = i - p * s.sharing;
+    const int last = first + s.positions - s.queries + p;
+    rotate(q, s.cosines, s.sines, last, lane);
+    const Elements query = q;
+    if (i + 1 < num_queries) {
+      const int next = (i + 1) / s.sharing;
+      q = load_pack<V>(queries + next * s.qs.position + (i + 1 - next * s.sharing) * s.qs.head);
+    }
+    Sum<T, V> sum;
+#pragma unroll
+    for (int at = 0; at < held; at += Sum<T, V>::batch) {
+      if (at <= last) sum.add(query, key + at, value + at, last + 1 - at, s.scale);
+    }
+    store_pack(s.out + r * s.os.outer + p * s.os.position + (h * s.sharing + g) * s.os.head + lane * V, sum.result());
   }
 }
 
@@ -260,11 +404,21 @@ void attention_step(const Context& ctx, const RopeTable& table, const AttentionS
   if (s.local && s.window == 0 && whole_lanes && packed) {
     const std::int64_t warps = s.k.size(0) * s.k.size(2);
     with_float_type(s.q.dtype(), [&]<class T>(T) {
-      const unsigned blocks = grid_of(ceil_div(warps, num_warps), std::numeric_limits<int>::max());
+      const auto launch = [&]<int V>(std::integral_constant<int, V>) {
+        const Step<T> step = step_of<T>(table, s);
+        if (warps <= most_held_warps && s.cache_k.size(1) <= held) {
+          const int block = warps <= 64 ? warp_width : threads;  // the fewest are spread over the multiprocessors
+          launch_dependent(held_kernel<T, V>, dim3(grid_of(ceil_div(warps * warp_width, block))), block, 0,
+                           stream_of(ctx), step, s.cache_k.size(0));
+        } else {
+          const unsigned blocks = grid_of(ceil_div(warps, num_warps), std::numeric_limits<int>::max());
+          launch_dependent(short_kernel<T, V>, dim3(blocks), threads, 0, stream_of(ctx), step);
+        }
+      };
       if (head_width == 128) {
-        launch_dependent(short_kernel<T, 4>, dim3(blocks), threads, 0, stream_of(ctx), step_of<T>(table, s));
+        launch(std::integral_constant<int, 4>{});
       } else {
-        launch_dependent(short_kernel<T, 2>, dim3(blocks), threads, 0, stream_of(ctx), step_of<T>(table, s));
+        launch(std::integral_constant<int, 2>{});
       }
     });
     PHOTON_CUDA_CHECK(cudaGetLastError());
