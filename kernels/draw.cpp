@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/checks.hpp"
+#include "kernels/embedding.hpp"
 
 namespace photon {
 
@@ -67,6 +68,11 @@ void draw_tokens(const Context& ctx, const DrawCall& call) {
     expect_rank(ctx, call.logits, DType::f32, 2, "logits");
     expect_shape(call.logits, {n, call.logits.size(1)}, "logits");
   }
+  if (call.x) {
+    const DType dtype = activation_type(ctx, call.x, "x");
+    expect_rank(ctx, call.table, dtype, 2, "table");
+    expect_tensor(ctx, call.x, dtype, {n, call.table.size(1)}, "x");
+  }
   if (ctx.space == Space::device) return cuda::draw_tokens(ctx, call);
 
   const auto* const rows = reinterpret_cast<const DrawRow*>(call.rows.host<std::uint8_t>());
@@ -99,6 +105,7 @@ void draw_tokens(const Context& ctx, const DrawCall& call) {
     call.history.host<std::int32_t>()[rows[i].slot * call.history.stride(0) + rows[i].position + call.offset] =
         tokens[i];
   }
+  if (call.x) embedding_forward(ctx, call.table, call.tokens, call.x);
 }
 
 }  // namespace photon

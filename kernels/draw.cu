@@ -1,9 +1,14 @@
-// The CUDA body of draw.hpp: a block a row. Greedy rows take one pass over the logits. Others look for the place in the
+// The CUDA body of draw.hpp: a block a row, or a cluster of blocks where rows are few, which look for the largest logit
+// together. Greedy rows take that one pass over the logits. Others look for the place in the
 // order (descending weight, ascending index) at which a running sum reaches a limit, by histograms of the weights'
 // bits. Sums are of weights in fixed point, 2^-46 of the largest: they do not depend on the order of addition.
+#include <cooperative_groups.h>
+
 #include "kernels/cuda/best.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/host_exp.cuh"
 #include "kernels/draw.hpp"
+#include "kernels/embedding.hpp"
 
 namespace photon::cuda {
 namespace {
@@ -13,6 +18,8 @@ constexpr int num_warps = threads / warp_width;
 constexpr int buckets = 1024;  // a digit of 10 bits; the largest weight, 1.0, has 30 bits
 constexpr int digits = 3;
 constexpr double unit = 0x1p46;
+constexpr int cluster = 8;             // blocks of a row
+constexpr std::int64_t few_rows = 16;  // that get a cluster each
 
 using Sum = unsigned long long;
 
@@ -214,12 +221,59 @@ __device__ int draw_from(const Weights& weights, int n, const DrawRow& row, doub
   return last_of(weights, n, find_cut(weights, n, Measure::sum, target + 1));
 }
 
-__global__ void draw_kernel(const float* __restrict__ logits, std::int64_t stride, const DrawRow* __restrict__ rows,
-                            const std::int32_t* __restrict__ forced, std::int32_t* __restrict__ history,
-                            std::int64_t history_stride, std::int64_t offset, std::int32_t* __restrict__ tokens,
-                            std::int32_t* __restrict__ chosen, float* __restrict__ logprobs, int n) {
+// What a block has seen of a row's logits.
+struct Seen {
+  Best best;
+  float raw_largest;
+  int finite;  // whether any was, and whether any was broken
+  int broken;
+};
+
+// The blocks' of a cluster as one, in the first of them.
+template <int Blocks>
+__device__ Seen together(const Seen& mine) {
+  Seen all = mine;
+#if __CUDA_ARCH__ >= 900
+  if constexpr (Blocks > 1) {
+    namespace cg = cooperative_groups;
+    __shared__ Seen of_blocks[Blocks];
+    const cg::cluster_group group = cg::this_cluster();
+    if (threadIdx.x == 0) group.map_shared_rank(&of_blocks[0], 0)[group.block_rank()] = mine;
+    group.sync();
+    if (group.block_rank() == 0) {
+      for (int b = 1; b < Blocks; ++b) {
+        const Seen& other = of_blocks[b];
+        all.best = better(all.best, other.best);
+        all.raw_largest = fmaxf(all.raw_largest, other.raw_largest);
+        all.finite |= other.finite;
+        all.broken |= other.broken;
+      }
+    }
+  }
+#endif
+  return all;
+}
+
+// Rows of an embedding table, in whole packs: out[r] = table[token of r].
+struct EmbeddedRows {
+  const uint4* table;
+  std::int64_t table_stride;  // in packs, like the rest
+  uint4* out;
+  std::int64_t out_stride;
+  int width;  // 0: none are wanted
+};
+
+template <int Blocks>
+__global__ void __launch_bounds__(threads)
+    draw_kernel(const float* logits, std::int64_t stride, const DrawRow* rows, const std::int32_t* forced,
+                std::int32_t* history, std::int64_t history_stride, std::int64_t offset, std::int32_t* tokens,
+                std::int32_t* chosen, float* logprobs, int n, const EmbeddedRows embedded) {
   extern __shared__ std::uint32_t penalised[];
-  const std::int64_t r = blockIdx.x;
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
+  const std::int64_t r = blockIdx.x / Blocks;
+  const int rank = static_cast<int>(blockIdx.x % Blocks);
+  const int place = rank * threads + static_cast<int>(threadIdx.x);
   const DrawRow row = rows[r];
   std::int32_t* const past = history + row.slot * history_stride;
   const std::int64_t position = row.position + offset;
@@ -254,13 +308,14 @@ __global__ void draw_kernel(const float* __restrict__ logits, std::int64_t strid
     // Four at a time from where 16-byte reads may begin.
     const int whole = reinterpret_cast<std::uintptr_t>(raw) % 16 == 0 ? n / 4 * 4 : 0;
 #pragma unroll 4
-    for (int v = static_cast<int>(threadIdx.x) * 4; v < whole; v += threads * 4) {
+    for (int v = place * 4; v < whole; v += Blocks * threads * 4) {
       const Pack<float, 4> x = load_pack<4>(raw + v);
 #pragma unroll
       for (int i = 0; i < 4; ++i) see(v + i, x.v[i]);
     }
-    for (int v = whole + static_cast<int>(threadIdx.x); v < n; v += threads) see(v, raw[v]);
-    const bool usable = __syncthreads_or(finite) != 0 && __syncthreads_or(broken) == 0;
+    for (int v = whole + place; v < n; v += Blocks * threads) see(v, raw[v]);
+    finite = __syncthreads_or(finite);
+    broken = __syncthreads_or(broken);
     __shared__ Best warp_bests[num_warps];
     __shared__ float warp_largest[num_warps];
     best = warp_best(best);
@@ -273,6 +328,11 @@ __global__ void draw_kernel(const float* __restrict__ logits, std::int64_t strid
     __syncthreads();
     best = warp_best(lane < num_warps ? warp_bests[lane] : none);
     raw_largest = warp_max(lane < num_warps ? warp_largest[lane] : -INFINITY);
+    const Seen seen = together<Blocks>({best, raw_largest, finite, broken});
+    if (rank > 0) return;
+    best = seen.best;
+    raw_largest = seen.raw_largest;
+    const bool usable = seen.finite != 0 && seen.broken == 0;
     token = failed_token;
     if (usable) {
       token = best.index;
@@ -290,10 +350,14 @@ __global__ void draw_kernel(const float* __restrict__ logits, std::int64_t strid
       }
     }
   }
+  if (rank > 0) return;
+  const std::int32_t read = token == failed_token ? 0 : token;
+  for (int i = static_cast<int>(threadIdx.x); i < embedded.width; i += threads)
+    embedded.out[r * embedded.out_stride + i] = embedded.table[read * embedded.table_stride + i];
   if (threadIdx.x != 0) return;
   chosen[r] = token;
-  tokens[r] = token == failed_token ? 0 : token;
-  past[position] = token == failed_token ? 0 : token;
+  tokens[r] = read;
+  past[position] = read;
   if (logprobs != nullptr) logprobs[r] = logprob;
 }
 
@@ -305,13 +369,27 @@ void draw_tokens(const Context& ctx, const DrawCall& call) {
   const std::int64_t vocabulary = call.logits ? call.logits.size(1) : 0;
   PHOTON_EXPECT(vocabulary < (std::int64_t{1} << 17), "drawing on a GPU from {} logits (at most 131,071)", vocabulary);
   const std::int64_t shared = ceil_div(vocabulary, 32) * static_cast<std::int64_t>(sizeof(std::uint32_t));
-  draw_kernel<<<static_cast<unsigned>(n), threads, static_cast<std::size_t>(shared), stream_of(ctx)>>>(
-      optional_data<float>(ConstTensorView(call.logits)), call.logits ? call.logits.stride(0) : 0,
-      reinterpret_cast<const DrawRow*>(device_data<std::uint8_t>(call.rows)), device_data<std::int32_t>(call.forced),
-      device_data<std::int32_t>(call.history), call.history.stride(0), call.offset,
-      device_data<std::int32_t>(call.tokens), device_data<std::int32_t>(call.chosen),
-      optional_data<float>(call.logprobs), static_cast<int>(vocabulary));
-  PHOTON_CUDA_CHECK(cudaGetLastError());
+  EmbeddedRows embedded{};
+  const bool packed = call.x && all_pack(call.table, ConstTensorView(call.x));
+  if (packed) {
+    const auto packs_of = [&](std::int64_t elements) {
+      return elements * static_cast<std::int64_t>(size_of(call.x.dtype())) / static_cast<std::int64_t>(sizeof(uint4));
+    };
+    embedded = {.table = static_cast<const uint4*>(call.table.data()),
+                .table_stride = packs_of(call.table.stride(0)),
+                .out = static_cast<uint4*>(call.x.data()),
+                .out_stride = packs_of(call.x.stride(0)),
+                .width = static_cast<int>(packs_of(call.x.size(1)))};
+  }
+  const bool clusters = n <= few_rows && device_has_dependent_launch();
+  launch_dependent_clusters(
+      clusters ? draw_kernel<cluster> : draw_kernel<1>, dim3(static_cast<unsigned>(clusters ? n * cluster : n)),
+      clusters ? cluster : 1, threads, shared, stream_of(ctx), optional_data<float>(ConstTensorView(call.logits)),
+      call.logits ? call.logits.stride(0) : 0, reinterpret_cast<const DrawRow*>(device_data<std::uint8_t>(call.rows)),
+      device_data<std::int32_t>(call.forced), device_data<std::int32_t>(call.history), call.history.stride(0),
+      call.offset, device_data<std::int32_t>(call.tokens), device_data<std::int32_t>(call.chosen),
+      optional_data<float>(call.logprobs), static_cast<int>(vocabulary), embedded);
+  if (call.x && !packed) cuda::embedding_forward(ctx, call.table, call.tokens, call.x);
 }
 
 }  // namespace photon::cuda

@@ -34,6 +34,10 @@ struct DrawCall {
   TensorView tokens;    // [n] i32: what the model reads next; 0 where the row failed
   TensorView chosen;    // [n] i32: the same, failed_token where the row failed
   TensorView logprobs;  // [n] f32 or empty: of the raw logits at drawn tokens, 0 at forced ones
+  // Where something reads them: x[r] = table[tokens[r]]. table [V', D], x [n, D], rows may be strided; both may be
+  // empty.
+  ConstTensorView table;
+  TensorView x;
 };
 
 // The token of every row at position + offset; it is also written to the row's history. The repetition penalty applies

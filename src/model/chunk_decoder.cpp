@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/embedding.hpp"
 #include "kernels/slot_rows.hpp"
 #include "model/model.hpp"
 
@@ -59,9 +58,12 @@ void ChunkDecoder::draw(Arena& arena, const StepBlock& block, const ConstTensorV
     call.tokens = tokens.slice(0, begin, count);
     call.chosen = block.chosen[at].slice(0, begin, count);
     if (block.logprobs[at]) call.logprobs = block.logprobs[at].slice(0, begin, count);
+    if (x) {
+      call.table = weights_.embed;
+      call.x = x.slice(0, begin, count);
+    }
     draw_tokens(ctx_, call);
   }
-  if (x) embedding_forward(ctx_, weights_.embed, tokens, x);
 }
 
 void ChunkDecoder::decode(Arena& arena, const StepBlock& block, const ConstTensorView& c, const ChunkCall& call,

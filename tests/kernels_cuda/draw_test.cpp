@@ -18,10 +18,11 @@ struct Drawn {
   std::vector<std::int32_t> chosen;
   std::vector<float> logprobs;
   std::vector<std::int32_t> history;
+  std::vector<float> x;
 };
 
 Drawn draw_on(const Context& ctx, const Tensor& logits, const std::vector<DrawRow>& rows,
-              const std::vector<std::int32_t>& forced, const Tensor& history) {
+              const std::vector<std::int32_t>& forced, const Tensor& history, const Tensor& table) {
   const auto n = static_cast<std::int64_t>(rows.size());
   const Tensor logits_there(ctx.space, DType::f32, logits.shape());
   copy(logits, logits_there);
@@ -43,13 +44,22 @@ Drawn draw_on(const Context& ctx, const Tensor& logits, const std::vector<DrawRo
   call.tokens = tokens;
   call.chosen = chosen;
   call.logprobs = logprobs;
+  const Tensor table_there(ctx.space, DType::f32, table.shape());
+  copy(table, table_there);
+  const Tensor x(ctx.space, DType::f32, {n, table.shape()[1]});
+  call.table = table_there;
+  call.x = x;
   draw_tokens(ctx, call);
   if (ctx.space == Space::device) device::synchronize(ctx.stream);
-  Drawn drawn{std::vector<std::int32_t>(rows.size()), std::vector<float>(rows.size()),
-              std::vector<std::int32_t>(static_cast<std::size_t>(history.numel()))};
+  Drawn drawn{std::vector<std::int32_t>(rows.size()),
+              std::vector<float>(rows.size()),
+              std::vector<std::int32_t>(static_cast<std::size_t>(history.numel())),
+              {}};
   copy(chosen, host_view(drawn.chosen.data(), {n}));
   copy(logprobs, host_view(drawn.logprobs.data(), {n}));
   copy(history_there, host_view(drawn.history.data(), history.shape()));
+  drawn.x.resize(static_cast<std::size_t>(x.numel()));
+  copy(x, host_view(drawn.x.data(), x.shape()));
   return drawn;
 }
 
@@ -59,6 +69,9 @@ TEST_P(Draw, TokensAreTheHostsForAllOptions) {
     constexpr std::int64_t capacity = 40;
     const Tensor logits(Space::host, DType::f32, {n, vocabulary});
     const Tensor history(Space::host, DType::i32, {n, capacity});
+    const Tensor table(Space::host, DType::f32, {vocabulary, vocabulary == 31 ? 3 : 8});  // in whole packs, and not
+    for (std::int64_t i = 0; i < table.numel(); ++i)
+      table.host<float>()[i] = static_cast<float>(random_normal(9, 1, static_cast<std::uint64_t>(i)));
     std::vector<DrawRow> rows;
     std::vector<std::int32_t> forced;
     for (std::int64_t r = 0; r < n; ++r) {
@@ -83,13 +96,27 @@ TEST_P(Draw, TokensAreTheHostsForAllOptions) {
       forced.push_back(r % 11 == 10 ? 0 : draw_token);
     }
     if (vocabulary > 1) logits.host<float>()[5 * vocabulary + 1] = std::nanf("");
-    const Drawn expected = draw_on(host_, logits, rows, forced, history);
-    const Drawn actual = draw_on(ctx_, logits, rows, forced, history);
+    const Drawn expected = draw_on(host_, logits, rows, forced, history, table);
+    const Drawn actual = draw_on(ctx_, logits, rows, forced, history, table);
     EXPECT_EQ(actual.chosen, expected.chosen) << "of " << vocabulary;
     EXPECT_EQ(actual.history, expected.history);
+    EXPECT_EQ(actual.x, expected.x);
     EXPECT_CLOSE(actual.logprobs.data(), expected.logprobs.data(), n, 1e-5);
     if (vocabulary > 1) {
       EXPECT_EQ(actual.chosen[5], failed_token);
+    }
+    // A few rows at a time, which several blocks share.
+    for (const std::int64_t count : {1, 7, 16}) {
+      for (std::int64_t begin = 0; begin + count <= 32; begin += count) {
+        const Tensor some(Space::host, DType::f32, {count, vocabulary});
+        copy(logits.view().slice(0, begin, count), some.view());
+        const auto part = [&](const auto& all) {
+          return std::decay_t<decltype(all)>(all.begin() + begin, all.begin() + begin + count);
+        };
+        const Drawn few = draw_on(ctx_, some, part(rows), part(forced), history, table);
+        EXPECT_EQ(few.chosen, part(actual.chosen)) << "rows from " << begin << " of " << vocabulary;
+        EXPECT_EQ(few.logprobs, part(actual.logprobs)) << "rows from " << begin << " of " << vocabulary;
+      }
     }
   }
 }
