@@ -44,7 +44,7 @@ class PhotonDecoder : public IncrementalDecoder {
     std::int64_t length = 0;   // tokens
     bool coarse_only = false;  // rolled out: the encoders below the top have stopped
   };
-  // Recorded groups of a roll-out, for one number of rows.
+  // Recorded groups of a roll-out, for one number of rows and of groups.
   struct RecordedRoll {
     std::int64_t num_runs = 0;
     Graph graph;
@@ -77,7 +77,7 @@ class PhotonDecoder : public IncrementalDecoder {
   void render_own(std::int64_t l, const ConstTensorView& c, const TensorView& y);
   // One group of a roll-out.
   void roll_group(std::int64_t rows);
-  // Called between a roll-out's groups, for what must go on beside it.
+  // Called between a roll-out's groups, or several of them, for what must go on beside it.
   virtual void between_groups() {}
 
   const ModelConfig& config_;
@@ -103,15 +103,13 @@ class PhotonDecoder : public IncrementalDecoder {
   StepQueue chunks_;
   PrefillClock clock_;
   // A roll-out's state between groups, and what it gives.
-  Tensor roll_slot_;
-  Tensor roll_latent_;
-  Tensor roll_first_;
-  Tensor roll_to_;
+  Tensor roll_slot_;                     // [rows] i32
+  Tensor roll_at_;                       // [2 rows] i32
   Tensor rolled_;                        // [rows, D_{L-1}]
   const void* chunk_latents_ = nullptr;  // what recorded chunks read
   bool graphs_;
-  std::vector<Tensor> middle_;  // of the levels between
-  std::map<std::int64_t, RecordedRoll> recorded_rolls_;
+  std::vector<Tensor> middle_;                                                    // of the levels between
+  std::map<std::pair<std::int64_t, std::int64_t>, RecordedRoll> recorded_rolls_;  // by rows and groups
 };
 
 }  // namespace photon

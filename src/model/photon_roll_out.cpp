@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/embedding.hpp"
+#include "kernels/few_rows.hpp"
 #include "kernels/slot_rows.hpp"
 #include "model/photon_decoder.hpp"
 
@@ -11,6 +12,8 @@ namespace {
 constexpr std::int32_t nowhere = -(1 << 30);  // where padding rows' units go, however far they are shifted
 // Groups of the levels between the top and level 1 that are rendered at a time.
 constexpr std::int64_t most_middle_rows = 1024;
+// Groups of a few rows that are queued, and recorded, as one: a device idles where one record follows another.
+constexpr std::int64_t groups_together = 4;
 
 }  // namespace
 
@@ -24,21 +27,19 @@ void PhotonDecoder::roll_group(std::int64_t rows) {
   const ArenaScope scope(arena_);
   const std::int64_t top = config_.num_levels();
   const std::int64_t chunk = level_config(top).chunk;
+  const std::int64_t unit_width = chunk * config_.width(top - 1);
   const TensorView c = arena_.allocate(dtype_, {rows, config_.width(top)});
   const TensorView x = arena_.allocate(dtype_, c.shape());
   const TensorView y = arena_.allocate(dtype_, {rows, chunk, config_.width(top - 1)});
   const TensorView slot = roll_slot_.view().slice(0, 0, rows);
-  const TensorView first = roll_first_.view().slice(0, 0, rows);
-  const TensorView latent = roll_latent_.view().slice(0, 0, rows);
-  const TensorView to = roll_to_.view().slice(0, 0, rows * chunk);
-  embedding_forward(ctx_, latents_, latent, c);
+  const TensorView at = roll_at_.view().slice(0, 0, 2 * rows);
+  const TensorView groups = rolled_.view().reshape({rolled_.numel() / unit_width, unit_width});
+  embedding_forward(ctx_, latents_, slot, c);
   render_own(top, c, y);
-  scatter_rows(ctx_, y.merge(0), to, rolled_.view());
-  advance_encoder(top, y, slot, first, x);
+  scatter_rows(ctx_, y.reshape({rows, unit_width}), at.slice(0, rows, rows), groups);
+  advance_encoder(top, y, slot, at.slice(0, 0, rows), x);
   scatter_rows(ctx_, x, slot, latents_.view());
-  copy(ctx_.stream, slot, latent);  // only the first group may begin at the start latent
-  shift_indices(ctx_, first, 1);
-  shift_indices(ctx_, to, static_cast<std::int32_t>(chunk));
+  shift_indices(ctx_, at, 1);
 }
 
 ConstTensorView PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std::int64_t num_groups) {
@@ -49,19 +50,19 @@ ConstTensorView PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std
   const std::int64_t chunk = level_config(top).chunk;
   const std::int64_t rows = steps_.padded(n);
   std::vector<std::int32_t> slot(static_cast<std::size_t>(rows), static_cast<std::int32_t>(total_slots_ - 1));
-  std::vector<std::int32_t> first(static_cast<std::size_t>(rows), 0);
   std::vector<std::int32_t> latent(static_cast<std::size_t>(rows), static_cast<std::int32_t>(total_slots_));
-  std::vector<std::int32_t> to(static_cast<std::size_t>(rows * chunk), nowhere);
+  // Each row's next position, then the place of its next group.
+  std::vector<std::int32_t> at(static_cast<std::size_t>(rows), 0);
+  at.resize(static_cast<std::size_t>(2 * rows), nowhere);
   for (std::int64_t i = 0; i < n; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    Slot& s = slots_[static_cast<std::size_t>(checked(slots[at]))];
-    PHOTON_EXPECT(s.length + num_groups * group_tokens() <= max_tokens_, "slot {} has no room for {} groups", slots[at],
-                  num_groups);
-    slot[at] = static_cast<std::int32_t>(slots[at]);
-    latent[at] = latent_row(slots[at]);
-    first[at] = static_cast<std::int32_t>(s.length / group_tokens());
-    for (std::int64_t j = 0; j < chunk; ++j)
-      to[static_cast<std::size_t>(i * chunk + j)] = static_cast<std::int32_t>(i * num_groups * chunk + j);
+    const auto row = static_cast<std::size_t>(i);
+    Slot& s = slots_[static_cast<std::size_t>(checked(slots[row]))];
+    PHOTON_EXPECT(s.length + num_groups * group_tokens() <= max_tokens_, "slot {} has no room for {} groups",
+                  slots[row], num_groups);
+    slot[row] = static_cast<std::int32_t>(slots[row]);
+    latent[row] = latent_row(slots[row]);
+    at[row] = static_cast<std::int32_t>(s.length / group_tokens());
+    at[static_cast<std::size_t>(rows) + row] = static_cast<std::int32_t>(i * num_groups);
     s.length += num_groups * group_tokens();
     s.coarse_only = true;
   }
@@ -73,26 +74,32 @@ ConstTensorView PhotonDecoder::roll_out(std::span<const std::int64_t> slots, std
     recorded_rolls_.clear();
     const std::int64_t most = std::max(rows, roll_slot_.numel());
     roll_slot_ = Tensor(ctx_.space, DType::i32, {most}, "a roll-out's slots");
-    roll_latent_ = Tensor(ctx_.space, DType::i32, {most}, "a roll-out's latents");
-    roll_first_ = Tensor(ctx_.space, DType::i32, {most}, "a roll-out's positions");
-    roll_to_ = Tensor(ctx_.space, DType::i32, {most * chunk}, "a roll-out's places");
+    roll_at_ = Tensor(ctx_.space, DType::i32, {2 * most}, "a roll-out's positions and places");
     if (rolled_.numel() < total * width) rolled_ = Tensor(ctx_.space, dtype_, {total, width}, "a coarse roll-out");
   }
-  const auto send = [&](const std::vector<std::int32_t>& values, const Tensor& tensor) {
-    const auto count = static_cast<std::int64_t>(values.size());
-    copy(ctx_.stream, host_view(values.data(), {count}), tensor.view().slice(0, 0, count));
-  };
-  send(slot, roll_slot_);
-  send(first, roll_first_);
-  send(to, roll_to_);
-  send(latent, roll_latent_);
-  RecordedRoll& recorded = recorded_rolls_[rows];
-  for (std::int64_t g = 0; g < num_groups; ++g) {
+  copy(ctx_.stream, host_view(slot.data(), {rows}), roll_slot_.view().slice(0, 0, rows));
+  copy(ctx_.stream, host_view(at.data(), {2 * rows}), roll_at_.view().slice(0, 0, 2 * rows));
+  {
+    // Rows without tokens begin at the start latent.
+    const ArenaScope scope(arena_);
+    const TensorView from = arena_.allocate(DType::i32, {rows});
+    const TensorView c = arena_.allocate(dtype_, {rows, config_.width(top)});
+    copy(ctx_.stream, host_view(latent.data(), {rows}), from);
+    embedding_forward(ctx_, latents_, from, c);
+    scatter_rows(ctx_, c, roll_slot_.view().slice(0, 0, rows), latents_.view());
+  }
+  for (std::int64_t g = 0; g < num_groups;) {
+    const std::int64_t count = rows <= most_few_rows && num_groups - g >= groups_together ? groups_together : 1;
+    const auto run = [&] {
+      for (std::int64_t i = 0; i < count; ++i) roll_group(rows);
+    };
     if (ctx_.space == Space::device && graphs_) {
-      run_recorded(ctx_, recorded.num_runs, recorded.graph, [&] { roll_group(rows); });
+      RecordedRoll& recorded = recorded_rolls_[{rows, count}];
+      run_recorded(ctx_, recorded.num_runs, recorded.graph, run);
     } else {
-      roll_group(rows);
+      run();
     }
+    g += count;
     between_groups();
   }
   // The levels between: every group of every row side by side, a bounded number at a time.
