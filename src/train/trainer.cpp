@@ -21,6 +21,7 @@
 #include "train/replica_check.hpp"
 
 namespace photon {
+
 Trainer::Trainer(World& world, RunConfig config, TrainOptions options, ModelFactory factory)
     : world_(world),
       config_(std::move(config)),
@@ -245,16 +246,16 @@ void Trainer::clip(Step& step) {
 void Trainer::update(Step& step) {
   StepRecord& record = step.record;
   record.lr = learning_rate(config_.train, step.number);
-  if (step.finite) bad_in_row_ = 0;
-  if (step.spike) {
-    ++state_.skipped_steps;
-  } else if (step.finite) {
+  record.skipped = !step.finite || step.spike;
+  if (!record.skipped) {
     const std::int64_t update = step.number - state_.skipped_steps;  // updates made so far, and this one
     if (staging_) staging_->hold(ctx_);                              // a save may still copy what is updated here
     optimizer_->step(ctx_, weights(), *gradients_, record.lr, step.gradient_scale, update);
   } else {
     ++state_.skipped_steps;
-    ++bad_in_row_;
+  }
+  bad_in_row_ = step.finite ? 0 : bad_in_row_ + 1;
+  if (!step.finite) {
     console_->clear();
     log_warning("step {} is skipped: loss {}, gradient norm {} ({} in a row, {} so far)", step.number, record.loss,
                 record.grad_norm, bad_in_row_, state_.skipped_steps);
@@ -263,7 +264,6 @@ void Trainer::update(Step& step) {
   state_.samples += plan_.batch_size;
   state_.tokens += plan_.batch_size * config_.train.sequence_length;
   record.step = step.number;
-  record.skipped = !step.finite || step.spike;
   record.num_skipped = state_.skipped_steps;
   record.tokens = state_.tokens;
   record.seconds = std::chrono::duration<double>(Clock::now() - step.begin).count();

@@ -39,6 +39,24 @@ class PlanCommand : public testing::ProgramTest {
 
 const std::string three_shards = "--set parallel.stages=2 --set parallel.shards=3 --set parallel.cut=decoder2 ";
 
+TEST_F(PlanCommand, SaysWhatARunTakesOnDisk) {
+  const auto disk = [&](const std::string& more) {
+    const Outcome outcome = plan("--json " + more);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out).at("disk_bytes");
+  };
+  const auto once = disk("");
+  const auto weights = once["weights"].get<std::int64_t>();
+  EXPECT_GT(weights, 0);
+  EXPECT_EQ(once["checkpoint"], 3 * weights);  // with two moments
+  EXPECT_EQ(once["most"], 4 * weights);
+  // One checkpoint more than is kept, and model/ twice, while one is made.
+  EXPECT_EQ(disk("--set train.steps=1000 --set train.checkpoint_every=100")["most"], (4 * 3 + 2) * weights);
+  EXPECT_EQ(disk("--set train.steps=1000 --set train.checkpoint_every=400")["most"], (3 * 3 + 2) * weights);
+  EXPECT_EQ(disk("--set train.steps=1000 --set train.checkpoint_every=100 --set train.keep_checkpoints=0")["most"],
+            (10 * 3 + 2) * weights);
+}
+
 TEST_F(PlanCommand, ExplainsALayout) {
   const Outcome outcome = plan(three_shards);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
