@@ -73,7 +73,7 @@ void stream_attention_forward(const Context& ctx, const ConstTensorView& q, cons
 void stream_attention_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
                                const ConstTensorView& v, const ConstTensorView& out, const ConstTensorView& lse,
                                const ConstTensorView& dout, std::int64_t window, const TensorView& dq,
-                               const TensorView& dk, const TensorView& dv) {
+                               const TensorView& dk, const TensorView& dv, const RopeTable* table) {
   expect_stream(ctx, q, k, v, window);
   for (const ConstTensorView& x : {out, dout, ConstTensorView(dq)}) {
     expect_tensor(ctx, x, q.dtype(), q.shape(), "out, dout or dq");
@@ -82,8 +82,13 @@ void stream_attention_backward(const Context& ctx, const ConstTensorView& q, con
   expect_tensor(ctx, dv, q.dtype(), k.shape(), "dv");
   expect_tensor(ctx, lse, DType::f32, {q.size(0), q.size(2), q.size(1)}, "lse");
   expect_contiguous(lse, "lse");
+  if (table != nullptr) {
+    expect_tensor(ctx, table->cosines(), DType::f32, {table->positions(), q.size(3) / 2}, "the rope table");
+    PHOTON_EXPECT(q.size(3) % 2 == 0 && q.size(1) <= table->positions(),
+                  "{} positions of width {} with a rope table of {}", q.size(1), q.size(3), table->positions());
+  }
   if (ctx.space == Space::device)
-    return cuda::stream_attention_backward(ctx, q, k, v, out, lse, dout, window, dq, dk, dv);
+    return cuda::stream_attention_backward(ctx, q, k, v, out, lse, dout, window, dq, dk, dv, table);
   if (q.numel() == 0) return;
   const std::int64_t length = q.size(1);
   const std::int64_t key_heads = k.size(2);
@@ -126,6 +131,9 @@ void stream_attention_backward(const Context& ctx, const ConstTensorView& q, con
     t.dq_head = dq.stride(2);
     cpu::loops().attend_backward(t, cpu::thread_scratch(cpu::attention_gradient_scratch(q.size(3), sharing * length)));
   }
+  if (table == nullptr) return;
+  rope(ctx, *table, dq, Rotation::backward);
+  rope(ctx, *table, dk, Rotation::backward);
 }
 
 }  // namespace photon

@@ -268,10 +268,10 @@ void stream_attention_forward(const Context& ctx, const ConstTensorView& q, cons
 void stream_attention_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
                                const ConstTensorView& v, const ConstTensorView& out, const ConstTensorView& lse,
                                const ConstTensorView& dout, std::int64_t window, const TensorView& dq,
-                               const TensorView& dk, const TensorView& dv) {
+                               const TensorView& dk, const TensorView& dv, const RopeTable* table) {
   if (q.numel() == 0) return;
   if (flash_fits(q, k, v, out) && all_pack(dout, dq, dk, dv)) {
-    return flash_backward(ctx, q, k, v, out, lse, dout, window, dq, dk, dv);
+    return flash_backward(ctx, q, k, v, out, lse, dout, window, dq, dk, dv, table);
   }
   const tile::Sizes s = sizes_of(q, k, window);
   const std::int64_t num_rows = q.size(0) * q.size(1) * q.size(2);
@@ -299,6 +299,9 @@ void stream_attention_backward(const Context& ctx, const ConstTensorView& q, con
     });
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());
+  if (table == nullptr) return;
+  cuda::rope(ctx, *table, dq, Rotation::backward);
+  cuda::rope(ctx, *table, dk, Rotation::backward);
 }
 
 }  // namespace photon::cuda

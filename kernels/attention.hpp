@@ -6,6 +6,7 @@
 // fused buffer. window w > 0: query i sees keys i-w+1 .. i; 0: all of 0 .. i.
 #pragma once
 
+#include "kernels/rope.hpp"
 #include "tensor/context.hpp"
 
 namespace photon {
@@ -15,11 +16,12 @@ void stream_attention_forward(const Context& ctx, const ConstTensorView& q, cons
                               const ConstTensorView& v, std::int64_t window, const TensorView& out,
                               const TensorView& lse);
 
-// Replaces dq, dk, dv.
+// Replaces dq, dk, dv. With a rope table, q and k are taken to have been turned by their position (rope()), and dq and
+// dk are the gradients of what was turned; the table holds N positions, in the op's space.
 void stream_attention_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
                                const ConstTensorView& v, const ConstTensorView& out, const ConstTensorView& lse,
                                const ConstTensorView& dout, std::int64_t window, const TensorView& dq,
-                               const TensorView& dk, const TensorView& dv);
+                               const TensorView& dk, const TensorView& dv, const RopeTable* table = nullptr);
 
 // CUDA bodies: attention.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
@@ -29,7 +31,7 @@ void stream_attention_forward(const Context& ctx, const ConstTensorView& q, cons
 void stream_attention_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k,
                                const ConstTensorView& v, const ConstTensorView& out, const ConstTensorView& lse,
                                const ConstTensorView& dout, std::int64_t window, const TensorView& dq,
-                               const TensorView& dk, const TensorView& dv);
+                               const TensorView& dk, const TensorView& dv, const RopeTable* table = nullptr);
 }  // namespace cuda
 
 }  // namespace photon

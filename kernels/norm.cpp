@@ -67,14 +67,16 @@ void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const Co
 }
 
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
-                       const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
-                       const TensorView& dw, const TensorView& largest) {
+                       const ConstTensorView& w, const ConstTensorView& rstd, const ConstTensorView& before,
+                       const TensorView& dx, const TensorView& dw, const TensorView& y, const TensorView& largest) {
   expect_norm(ctx, x, w, dy, {});
   expect_tensor(ctx, rstd, DType::f32, {x.size(0)}, "rstd");
   expect_tensor(ctx, dx, x.dtype(), x.shape(), "dx");
   expect_tensor(ctx, dw, DType::f32, {x.size(1)}, "dw");
+  if (before) expect_tensor(ctx, before, x.dtype(), x.shape(), "before");
+  if (y) expect_tensor(ctx, y, x.dtype(), x.shape(), "y");
   expect_largest(ctx, largest);
-  if (ctx.space == Space::device) return cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, write_dx, dw, largest);
+  if (ctx.space == Space::device) return cuda::rms_norm_backward(ctx, dy, x, w, rstd, before, dx, dw, y, largest);
   const std::int64_t rows = x.size(0);
   const std::int64_t width = x.size(1);
   if (x.numel() == 0) return;
@@ -82,7 +84,9 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
   const float* from = x.host<float>();
   const float* weight = w.host<float>();
   const float* scale = rstd.host<float>();
+  const float* added = before ? before.host<float>() : nullptr;
   float* to = dx.host<float>();
+  float* again = y ? y.host<float>() : nullptr;
   // The weight's gradient is summed in blocks of rows that depend on the number of rows alone, then over the blocks.
   const std::int64_t block = std::max<std::int64_t>(64, (rows + 255) / 256);
   const std::int64_t blocks = (rows + block - 1) / block;
@@ -91,7 +95,8 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
   for (std::int64_t b = 0; b < blocks; ++b) {
     for (std::int64_t n = b * block; n < std::min(rows, (b + 1) * block); ++n) {
       cpu::loops().rms_norm_backward_row(grad + n * dy.stride(0), from + n * x.stride(0), weight, scale[n], width,
-                                         to + n * dx.stride(0), write_dx == Write::accumulate,
+                                         added == nullptr ? nullptr : added + n * before.stride(0),
+                                         to + n * dx.stride(0), again == nullptr ? nullptr : again + n * y.stride(0),
                                          partial.data() + b * width);
     }
   }

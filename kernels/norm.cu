@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(threads, 2)
 template <class T, int N>
 __global__ void held_backward_kernel(const T* dy, std::int64_t dy_stride, const T* __restrict__ x,
                                      std::int64_t x_stride, const float* __restrict__ w, const float* __restrict__ rstd,
-                                     T* dx, std::int64_t dx_stride, bool accumulate, float* __restrict__ partial,
+                                     const T* before, std::int64_t before_stride, T* dx, std::int64_t dx_stride,
+                                     T* __restrict__ y, std::int64_t y_stride, float* __restrict__ partial,
                                      unsigned* largest, std::int64_t num_rows, int width) {
   constexpr int V = full_pack<T>;
   constexpr int num_pairs = HeldPack<T>::num_pairs;
@@ -119,7 +120,7 @@ __global__ void held_backward_kernel(const T* dy, std::int64_t dy_stride, const 
   struct Row {
     HeldPack<T> grad;
     HeldPack<T> x;
-    HeldPack<T> before;  // what dx held, when it is added to
+    HeldPack<T> before;
   };
   float2 weight[N][num_pairs] = {};
   float2 dw[N][num_pairs] = {};
@@ -133,7 +134,7 @@ __global__ void held_backward_kernel(const T* dy, std::int64_t dy_stride, const 
       if (at(i) >= width) continue;
       next[i].grad = load_held(dy + row * dy_stride + at(i));
       next[i].x = load_held(x + row * x_stride + at(i));
-      if (accumulate) next[i].before = load_held(dx + row * dx_stride + at(i));
+      if (before != nullptr) next[i].before = load_held(before + row * before_stride + at(i));
     }
   };
 #pragma unroll
@@ -179,13 +180,16 @@ __global__ void held_backward_kernel(const T* dy, std::int64_t dy_stride, const 
         const float2 value = here[i].x.pair(j);
         float2 result = {scale * (grad.x * weight[i][j].x - pull * value.x),
                          scale * (grad.y * weight[i][j].y - pull * value.y)};
-        if (accumulate) {
-          const float2 before = here[i].before.pair(j);
-          result = {before.x + result.x, before.y + result.y};
+        if (before != nullptr) {
+          const float2 there = here[i].before.pair(j);
+          result = {there.x + result.x, there.y + result.y};
         }
         here[i].x.set_pair(j, result);
+        // The gradient has been read: the forward's result takes its place.
+        here[i].grad.set_pair(j, {value.x * scale * weight[i][j].x, value.y * scale * weight[i][j].y});
       }
       store_held(dx + row * dx_stride + at(i), here[i].x);
+      if (y != nullptr) store_held(y + row * y_stride + at(i), here[i].grad);
       most = larger(most, here[i].x);
     }
   }
@@ -282,9 +286,10 @@ __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta
 // thread that owns column d.
 template <class T, class W, int V>
 __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __restrict__ x, std::int64_t x_stride,
-                                const W* __restrict__ w, const float* __restrict__ rstd, T* dx, std::int64_t dx_stride,
-                                bool accumulate, float* __restrict__ partial, unsigned* largest, std::int64_t num_rows,
-                                int width) {
+                                const W* __restrict__ w, const float* __restrict__ rstd, const T* before,
+                                std::int64_t before_stride, T* dx, std::int64_t dx_stride, T* __restrict__ y,
+                                std::int64_t y_stride, float* __restrict__ partial, unsigned* largest,
+                                std::int64_t num_rows, int width) {
   extern __shared__ float dw[];
   unsigned most = 0;
   for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += threads * V) {
@@ -312,13 +317,16 @@ __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __
       const Pack<T, V> p = load_pack<V>(x_row + d);
       const Pack<W, V> weight = load_pack<V>(w + d);
       Pack<T, V> result;
-      if (accumulate) result = load_pack<V>(dx_row + d);
+      Pack<T, V> again;
+      if (before != nullptr) result = load_pack<V>(before + row * before_stride + d);
       for (int i = 0; i < V; ++i) {
         const float gradient = scale * (to_f32(g.v[i]) * to_f32(weight.v[i]) - pull * to_f32(p.v[i]));
-        result.v[i] = from_f32<T>(accumulate ? to_f32(result.v[i]) + gradient : gradient);
+        result.v[i] = from_f32<T>(before != nullptr ? to_f32(result.v[i]) + gradient : gradient);
+        again.v[i] = from_f32<T>(to_f32(p.v[i]) * scale * to_f32(weight.v[i]));
         most = larger(most, result.v[i]);
       }
       store_pack(dx_row + d, result);
+      if (y != nullptr) store_pack(y + row * y_stride + d, again);
     }
   }
   for (int d = static_cast<int>(threadIdx.x) * V; d < width; d += threads * V) {
@@ -369,8 +377,8 @@ void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const Co
 }
 
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
-                       const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
-                       const TensorView& dw, const TensorView& largest) {
+                       const ConstTensorView& w, const ConstTensorView& rstd, const ConstTensorView& before,
+                       const TensorView& dx, const TensorView& dw, const TensorView& y, const TensorView& largest) {
   const std::int64_t num_rows = x.size(0);
   const std::int64_t width = x.size(1);
   unsigned* const found = cleared_largest(ctx, largest);
@@ -379,21 +387,23 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
   Workspace workspace(ctx);
   const TensorView partial = workspace.take(DType::f32, {blocks, width});
   const std::int64_t shared = width * static_cast<std::int64_t>(sizeof(float));
-  const bool full = all_pack(dy, x, w, ConstTensorView(dx));
+  const bool full = all_pack(dy, x, w, before, ConstTensorView(dx), ConstTensorView(y));
   with_float_type(x.dtype(), [&]<class T>(T) {
     const auto held = [&]<int N>(unsigned block) {
       held_backward_kernel<T, N><<<grid_of(blocks), block, 0, stream_of(ctx)>>>(
           device_data<T>(dy), dy.stride(0), device_data<T>(x), x.stride(0), device_data<float>(w),
-          device_data<float>(rstd), device_data<T>(dx), dx.stride(0), write_dx == Write::accumulate,
-          device_data<float>(partial), found, num_rows, static_cast<int>(width));
+          device_data<float>(rstd), optional_data<T>(before), before ? before.stride(0) : 0, device_data<T>(dx),
+          dx.stride(0), optional_data<T>(y), y ? y.stride(0) : 0, device_data<float>(partial), found, num_rows,
+          static_cast<int>(width));
     };
     if (full && with_block_rows<T>(width, held)) return;
     with_pack<T>(full, [&]<int V>(std::integral_constant<int, V>) {
       allow_shared_memory(backward_kernel<T, float, V>, shared);
       backward_kernel<T, float, V><<<grid_of(blocks), threads, static_cast<std::size_t>(shared), stream_of(ctx)>>>(
           device_data<T>(dy), dy.stride(0), device_data<T>(x), x.stride(0), device_data<float>(w),
-          device_data<float>(rstd), device_data<T>(dx), dx.stride(0), write_dx == Write::accumulate,
-          device_data<float>(partial), found, num_rows, static_cast<int>(width));
+          device_data<float>(rstd), optional_data<T>(before), before ? before.stride(0) : 0, device_data<T>(dx),
+          dx.stride(0), optional_data<T>(y), y ? y.stride(0) : 0, device_data<float>(partial), found, num_rows,
+          static_cast<int>(width));
     });
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());

@@ -1,7 +1,6 @@
 // RMSNorm, alone and fused with the residual addition before it.
 #pragma once
 
-#include "kernels/linear.hpp"
 #include "tensor/context.hpp"
 
 namespace photon {
@@ -18,11 +17,13 @@ void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const Co
                           const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
                           const TensorView& rstd, const TensorView& largest = {});
 
-// dx (replaced or accumulated) and dw (accumulated) from dy; x is what the forward normalised. dx may alias dy when
-// replaced. `largest` as above, of dx.
+// dx = before + the gradient of x, or that alone where `before` is empty, and dw (accumulated) from dy; x is what the
+// forward normalised. dx may alias `before`, or dy where there is none. `y`, when given, becomes what the forward made
+// of x, bit for bit: [N, D], no alias of the others. `largest` as above, of dx.
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
-                       const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
-                       const TensorView& dw, const TensorView& largest = {});
+                       const ConstTensorView& w, const ConstTensorView& rstd, const ConstTensorView& before,
+                       const TensorView& dx, const TensorView& dw, const TensorView& y = {},
+                       const TensorView& largest = {});
 
 // CUDA bodies: norm.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
@@ -32,8 +33,9 @@ void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const Co
                           const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
                           const TensorView& rstd, const TensorView& largest = {});
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
-                       const ConstTensorView& w, const ConstTensorView& rstd, const TensorView& dx, Write write_dx,
-                       const TensorView& dw, const TensorView& largest = {});
+                       const ConstTensorView& w, const ConstTensorView& rstd, const ConstTensorView& before,
+                       const TensorView& dx, const TensorView& dw, const TensorView& y = {},
+                       const TensorView& largest = {});
 }  // namespace cuda
 
 }  // namespace photon

@@ -28,7 +28,7 @@ void stream_attention_forward(const Context&, const ConstTensorView&, const Cons
 }
 void stream_attention_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
                                const ConstTensorView&, const ConstTensorView&, const ConstTensorView&, std::int64_t,
-                               const TensorView&, const TensorView&, const TensorView&) {
+                               const TensorView&, const TensorView&, const TensorView&, const RopeTable*) {
   throw NotConfigured("stream_attention_backward on a GPU", "CUDA");
 }
 void cache_append(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
@@ -166,7 +166,8 @@ void add_rms_norm_forward(const Context&, const ConstTensorView&, const ConstTen
   throw NotConfigured("add_rms_norm_forward on a GPU", "CUDA");
 }
 void rms_norm_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
-                       const ConstTensorView&, const TensorView&, Write, const TensorView&, const TensorView&) {
+                       const ConstTensorView&, const ConstTensorView&, const TensorView&, const TensorView&,
+                       const TensorView&, const TensorView&) {
   throw NotConfigured("rms_norm_backward on a GPU", "CUDA");
 }
 void adamw(const Context&, const AdamWStep&, const TensorView&, const ConstTensorView&, const TensorView&,
@@ -191,8 +192,8 @@ void rec_loss_backward(const Context&, RecDistance, const ConstTensorView&, cons
                        const ConstTensorView&, double, const TensorView&, const TensorView&) {
   throw NotConfigured("rec_loss_backward on a GPU", "CUDA");
 }
-void row_positions(const Context&, const ConstTensorView&, std::int64_t, std::int64_t, const TensorView&) {
-  throw NotConfigured("row_positions on a GPU", "CUDA");
+void rope(const Context&, const RopeTable&, const TensorView&, Rotation) {
+  throw NotConfigured("rope on a GPU", "CUDA");
 }
 void rope(const Context&, const RopeTable&, const ConstTensorView&, const TensorView&, Rotation) {
   throw NotConfigured("rope on a GPU", "CUDA");

@@ -30,47 +30,59 @@ void RopeTable::reserve(Space space, std::int64_t num_positions) {
   positions_ = positions;
 }
 
-void row_positions(const Context& ctx, const ConstTensorView& first, std::int64_t sequences, std::int64_t begin,
-                   const TensorView& positions) {
-  expect_rank(ctx, positions, DType::i32, 1, "positions");
-  expect_contiguous(positions, "positions");
-  if (first) expect_tensor(ctx, first, DType::i32, {sequences}, "first");
-  PHOTON_EXPECT(sequences == 0 ? positions.numel() == 0 : positions.numel() % sequences == 0,
-                "{} positions of {} sequences", positions.numel(), sequences);
-  if (ctx.space == Space::device) return cuda::row_positions(ctx, first, sequences, begin, positions);
-  if (positions.numel() == 0) return;
-  const std::int64_t count = positions.numel() / sequences;
-  std::int32_t* const to = positions.host<std::int32_t>();
-  for (std::int64_t s = 0; s < sequences; ++s) {
-    const std::int64_t start = begin + (first ? first.host<std::int32_t>()[s] : 0);
-    for (std::int64_t i = 0; i < count; ++i) to[s * count + i] = static_cast<std::int32_t>(start + i);
+namespace {
+
+void expect_angles(const Context& ctx, const RopeTable& table, const TensorView& x) {
+  const std::int64_t width = x.size(x.rank() - 1);
+  PHOTON_EXPECT(width % 2 == 0, "rope with heads of width {} (must be even)", width);
+  expect_tensor(ctx, table.cosines(), DType::f32, {table.positions(), width / 2}, "the rope table");
+}
+
+// Turns the heads [H, hd] at `row`, `head_stride` elements apart, to `position`.
+void turn_heads(const RopeTable& table, std::int64_t position, float* row, std::int64_t num_heads,
+                std::int64_t head_stride, std::int64_t width, Rotation rotation) {
+  const std::int64_t half = width / 2;
+  const float* const cosines = table.cosines().host<float>() + position * half;
+  const float* const sines = table.sines().host<float>() + position * half;
+  const float sign = rotation == Rotation::forward ? 1.0F : -1.0F;
+  for (std::int64_t h = 0; h < num_heads; ++h) {
+    cpu::loops().rotate(row + h * head_stride, cosines, sines, half, sign);
   }
 }
+
+}  // namespace
 
 void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
           Rotation rotation) {
   expect_rank(ctx, x, activation_type(ctx, x, "x"), 3, "x");
   expect_tensor(ctx, positions, DType::i32, {x.size(0)}, "positions");
   if (x.numel() == 0) return;
-  const std::int64_t half = x.size(2) / 2;
-  expect_tensor(ctx, table.cosines(), DType::f32, {table.positions(), half}, "the rope table");
-  PHOTON_EXPECT(x.size(2) % 2 == 0, "rope with heads of width {} (must be even)", x.size(2));
+  expect_angles(ctx, table, x);
   if (ctx.space == Space::device) return cuda::rope(ctx, table, positions, x, rotation);
   const std::int32_t* position = positions.host<std::int32_t>();
   for (std::int64_t n = 0; n < x.size(0); ++n) {
     PHOTON_EXPECT(position[n] >= 0 && position[n] < table.positions(), "position {} in a rope table of {}", position[n],
                   table.positions());
   }
-  const float* cosines = table.cosines().host<float>();
-  const float* sines = table.sines().host<float>();
-  const float sign = rotation == Rotation::forward ? 1.0F : -1.0F;
   float* data = x.host<float>();
 #pragma omp parallel for schedule(static) if (x.numel() > 8192)
   for (std::int64_t n = 0; n < x.size(0); ++n) {
-    const std::int64_t at = position[n] * half;
-    for (std::int64_t h = 0; h < x.size(1); ++h) {
-      cpu::loops().rotate(data + n * x.stride(0) + h * x.stride(1), cosines + at, sines + at, half, sign);
-    }
+    turn_heads(table, position[n], data + n * x.stride(0), x.size(1), x.stride(1), x.size(2), rotation);
+  }
+}
+
+void rope(const Context& ctx, const RopeTable& table, const TensorView& x, Rotation rotation) {
+  expect_rank(ctx, x, activation_type(ctx, x, "x"), 4, "x");
+  if (x.numel() == 0) return;
+  expect_angles(ctx, table, x);
+  PHOTON_EXPECT(x.size(1) <= table.positions(), "{} positions with a rope table of {}", x.size(1), table.positions());
+  if (ctx.space == Space::device) return cuda::rope(ctx, table, x, rotation);
+  float* data = x.host<float>();
+#pragma omp parallel for schedule(static) if (x.numel() > 8192)
+  for (std::int64_t row = 0; row < x.size(0) * x.size(1); ++row) {
+    const std::int64_t b = row / x.size(1);
+    const std::int64_t n = row % x.size(1);
+    turn_heads(table, n, data + b * x.stride(0) + n * x.stride(1), x.size(2), x.stride(2), x.size(3), rotation);
   }
 }
 

@@ -25,11 +25,6 @@ class RopeTable {
   Tensor sin_;
 };
 
-// positions[s * count + i] = first[s] + begin + i, for count = positions.size(0) / sequences: where the rows of
-// `sequences` sequences stand. first [sequences] i32, or empty for 0 everywhere; positions [sequences * count] i32.
-void row_positions(const Context& ctx, const ConstTensorView& first, std::int64_t sequences, std::int64_t begin,
-                   const TensorView& positions);
-
 enum class Rotation { forward, backward };  // backward turns by the negative angle: the gradient
 
 // Rotates every head of every row in place. x [N, H, hd] (row strides allowed; q and k heads that lie side by side are
@@ -37,12 +32,14 @@ enum class Rotation { forward, backward };  // backward turns by the negative an
 void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
           Rotation rotation);
 
+// The same for whole sequences: x [B, N, H, hd], row n of each stands at position n.
+void rope(const Context& ctx, const RopeTable& table, const TensorView& x, Rotation rotation);
+
 // CUDA bodies: rope.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
-void row_positions(const Context& ctx, const ConstTensorView& first, std::int64_t sequences, std::int64_t begin,
-                   const TensorView& positions);
 void rope(const Context& ctx, const RopeTable& table, const ConstTensorView& positions, const TensorView& x,
           Rotation rotation);
+void rope(const Context& ctx, const RopeTable& table, const TensorView& x, Rotation rotation);
 }  // namespace cuda
 
 }  // namespace photon

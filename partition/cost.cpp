@@ -144,8 +144,7 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
       module.backward.bytes += weights + 2 * kept;
     }
     if (plan_.passes.split_backward) {
-      // Its products read activations and their gradients. The head's weights are not among them. The gradient of the
-      // residual stream is copied twice a layer, about a third of what a layer keeps read and written.
+      // Its products read activations and their gradients; the head's weights are not among them.
       const double in_head = head ? static_cast<double>(model.vocab_size * model.dim) : 0;
       const double written = 2 * (elements - in_head) * static_cast<double>(float_bytes);
       for (std::int64_t i = hosted.begin; i < hosted.end; ++i) {
@@ -153,7 +152,7 @@ RankCost CostModel::cost_of(std::int64_t rank) const {
       }
       module.weights.bytes = written + 2 * kept;
       module.backward.flops -= module.weights.flops;
-      module.backward.bytes += kept / 3 - 2 * kept - written;
+      module.backward.bytes -= module.weights.bytes;
     }
     cost.modules.push_back(module);
   }

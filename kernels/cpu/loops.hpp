@@ -110,9 +110,10 @@ struct Loops {
   // sum = x + delta when delta is not null (else x is normalised in place of sum); y = sum * rstd * w; returns rstd.
   float (*rms_norm_row)(const float* x, const float* delta, const float* w, double eps, std::int64_t width, float* sum,
                         float* y);
-  // dx (+)= the gradient of a row; dw += its share of the weight's gradient.
+  // dx = before + the gradient of a row, without `before` where that is null; dw += its share of the weight's gradient;
+  // y, unless null, becomes the row that was made of x.
   void (*rms_norm_backward_row)(const float* dy, const float* x, const float* w, float rstd, std::int64_t width,
-                                float* dx, bool accumulate, float* dw);
+                                const float* before, float* dx, float* y, float* dw);
   void (*swiglu_forward)(const float* gate, const float* up, std::int64_t n, float* out);
   void (*swiglu_backward)(const float* dout, const float* gate, const float* up, std::int64_t n, float* dgate,
                           float* dup);

@@ -32,7 +32,7 @@ inline float rms_norm_row(const float* x, const float* delta, const float* w, do
 }
 
 inline void rms_norm_backward_row(const float* dy, const float* x, const float* w, float rstd, std::int64_t width,
-                                  float* dx, bool accumulate, float* dw) {
+                                  const float* before, float* dx, float* y, float* dw) {
   Vec dot{};
   for (std::int64_t i = 0; i < width; i += lanes) {
     dot = fma(load_upto(dy + i, width - i) * load_upto(w + i, width - i), load_upto(x + i, width - i), dot);
@@ -43,8 +43,10 @@ inline void rms_norm_backward_row(const float* dy, const float* x, const float* 
     const Vec g = load_upto(dy + i, here);
     const Vec v = load_upto(x + i, here);
     store_upto(dw + i, fma(g, v * rstd, load_upto(dw + i, here)), here);
-    Vec d = (g * load_upto(w + i, here) - v * mean) * rstd;
-    if (accumulate) d += load_upto(dx + i, here);
+    const Vec weight = load_upto(w + i, here);
+    Vec d = (g * weight - v * mean) * rstd;
+    if (before != nullptr) d += load_upto(before + i, here);
+    if (y != nullptr) store_upto(y + i, v * rstd * weight, here);
     store_upto(dx + i, d, here);
   }
 }

@@ -3,6 +3,7 @@
 // later positions, or on how many there are. Every sum has one order.
 #pragma once
 
+#include "kernels/rope.hpp"
 #include "tensor/context.hpp"
 
 namespace photon::cuda {
@@ -16,6 +17,7 @@ void flash_forward(const Context& ctx, const ConstTensorView& q, const ConstTens
                    std::int64_t window, const TensorView& out, const TensorView& lse);
 void flash_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
                     const ConstTensorView& out, const ConstTensorView& lse, const ConstTensorView& dout,
-                    std::int64_t window, const TensorView& dq, const TensorView& dk, const TensorView& dv);
+                    std::int64_t window, const TensorView& dq, const TensorView& dk, const TensorView& dv,
+                    const RopeTable* table);
 
 }  // namespace photon::cuda

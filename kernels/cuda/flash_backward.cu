@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(threads)
 template <int Width>
 void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
             const ConstTensorView& out, const ConstTensorView& lse, const ConstTensorView& dout, std::int64_t window,
-            const TensorView& dq, const TensorView& dk, const TensorView& dv) {
+            const TensorView& dq, const TensorView& dk, const TensorView& dv, const RopeTable* table) {
   const Sizes s = sizes_of(q, k, window);
   const std::int64_t num_heads = q.size(0) * q.size(2);
   const std::int64_t padded = ceil_div(q.size(1), flash_query_tile(Width)) * flash_query_tile(Width);
@@ -294,6 +294,8 @@ void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView&
                    heads_of(dq),
                    heads_of(dk),
                    heads_of(dv),
+                   table != nullptr ? device_data<float>(table->cosines()) : nullptr,
+                   table != nullptr ? device_data<float>(table->sines()) : nullptr,
                    Relay{sums, turns, turns + query_tiles * num_warps},
                    static_cast<int>(k.size(2)),
                    static_cast<int>(padded),
@@ -302,17 +304,21 @@ void launch(const Context& ctx, const ConstTensorView& q, const ConstTensorView&
   allow_shared_memory(backward_kernel<Width>, Shared<Width>::bytes);
   backward_kernel<Width><<<static_cast<unsigned>(num_blocks), threads, Shared<Width>::bytes, stream_of(ctx)>>>(a);
   PHOTON_CUDA_CHECK(cudaGetLastError());
+  if (table == nullptr) return;
+  cuda::rope(ctx, *table, dq, Rotation::backward);
+  cuda::rope(ctx, *table, dk, Rotation::backward);
 }
 
 }  // namespace
 
 void flash_backward(const Context& ctx, const ConstTensorView& q, const ConstTensorView& k, const ConstTensorView& v,
                     const ConstTensorView& out, const ConstTensorView& lse, const ConstTensorView& dout,
-                    std::int64_t window, const TensorView& dq, const TensorView& dk, const TensorView& dv) {
+                    std::int64_t window, const TensorView& dq, const TensorView& dk, const TensorView& dv,
+                    const RopeTable* table) {
   if (q.size(3) == 64) {
-    launch<64>(ctx, q, k, v, out, lse, dout, window, dq, dk, dv);
+    launch<64>(ctx, q, k, v, out, lse, dout, window, dq, dk, dv, table);
   } else {
-    launch<128>(ctx, q, k, v, out, lse, dout, window, dq, dk, dv);
+    launch<128>(ctx, q, k, v, out, lse, dout, window, dq, dk, dv, table);
   }
 }
 

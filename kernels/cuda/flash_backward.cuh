@@ -25,13 +25,17 @@ struct Backward {
   Heads<bf16> dq;
   Heads<bf16> dk;
   Heads<bf16> dv;
+  // Angles by which dq and dk are turned back, [positions, hd/2]; null: they are not.
+  const float* cosines;
+  const float* sines;
   Relay relay;
   int num_key_heads;
   int padded;  // N, up to whole tiles of queries
   Sizes s;
 };
 
-// The same on Hopper's own matrix units (flash_backward_hopper.cu); false, with nothing launched, where it cannot run.
+// The same on Hopper's own matrix units (flash_backward_hopper.cu), which alone turns dq and dk back; false, with
+// nothing launched, where it cannot run.
 template <int Width>
 bool backward_on_hopper(const Context& ctx, const Backward& a, const ConstTensorView& q, const ConstTensorView& k,
                         const ConstTensorView& v, const ConstTensorView& dout);

@@ -53,6 +53,21 @@ __device__ void write_rows(unsigned char* shared, unsigned base, int own, const 
   }
 }
 
+// A warp's rows first .. + 15 of dk, turned back.
+template <int Width>
+__device__ void turn_keys(float (&x)[Width / 8][4], int first, const Backward& a) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_width;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int j = 0; j < Width / 16; ++j) {
+      const Angles by = angles_at<Width>(a, first + 8 * half + lane / 4, lane % 4 * 2 + 8 * j);
+      turn_back(x[j][2 * half], x[j + Width / 16][2 * half], by.cosine.x, by.sine.x);
+      turn_back(x[j][2 * half + 1], x[j + Width / 16][2 * half + 1], by.cosine.y, by.sine.y);
+    }
+  }
+}
+
 template <int Width, int Rows>
 __device__ void consume(const Backward& a, const Pieces& pieces, unsigned char* shared, unsigned base) {
   using At = Shared<Width, Rows>;
@@ -246,6 +261,7 @@ __device__ void consume(const Backward& a, const Pieces& pieces, unsigned char* 
     const int own = At::ds + (stage ^ 1) * At::ds_tile + warp * 16 * wgmma::panel_bytes;
     const int first = work.first_key + warp * 16;
     write_rows<Width>(shared, base, own, dv, 1.0F, a.dv.at(work.b, work.kh), a.dv.position, first, s);
+    if (a.cosines != nullptr) turn_keys<Width>(dk, first, a);
     write_rows<Width>(shared, base, own, dk, s.scale, a.dk.at(work.b, work.kh), a.dk.position, first, s);
   }
 }
@@ -261,16 +277,22 @@ __global__ void __launch_bounds__(PHOTON_WGMMA_THREADS(threads), 1)
   if (base % alignment != 0) __trap();
   if (threadIdx.x == 0) Barriers<Width, Rows>{base}.make();
   __syncthreads();
-  if (threadIdx.x >= num_consumers) {
+  const int warp = __shfl_sync(full_warp, (static_cast<int>(threadIdx.x) - num_consumers) / warp_width, 0);
+  const int group = __shfl_sync(full_warp, static_cast<int>(threadIdx.x) / wgmma::warpgroup, 0);
+  if (group == num_groups) {
     wgmma::give_registers<24>();
-    const int warp = __shfl_sync(full_warp, (static_cast<int>(threadIdx.x) - num_consumers) / warp_width, 0);
     if (warp < carriers) {
-      carry<Width, Rows>(a, pieces, base, warp);
+      for_tiles<Width, Rows>(a, pieces, base, [&](const Piece<Rows>& work, const Walk<Rows>& walk, int i) {
+        if (i % carriers == warp && threadIdx.x % warp_width == 0) carry<Width, Rows>(a, work, walk, base, i);
+      });
     } else if (warp == carriers && threadIdx.x % warp_width == 0) {
       produce<Width, Rows>(maps, a, pieces, base);
     }
+  } else if (group > num_groups) {
+    wgmma::give_registers<(Rows == 64 ? 40 : 24)>();
+    write_sums<Width, Rows>(a, pieces, base, warp % writers);
   } else {
-    wgmma::take_registers<240>();
+    wgmma::take_registers<(Rows == 64 ? 224 : 232)>();
     consume<Width, Rows>(a, pieces, shared, base);
   }
 #endif
@@ -287,7 +309,7 @@ int multiprocessors() {
 // Key heads whose blocks take turns: many, so that the blocks of one head, which wait for each other's sums, start at
 // different times; few, so that what they work on stays in the cache.
 int heads_together(std::int64_t positions) {
-  return positions > 8192 ? 4 : 16;
+  return positions > 8192 ? 4 : positions > 512 ? 16 : 32;
 }
 
 }  // namespace

@@ -16,8 +16,9 @@ namespace photon::cuda::flash::hopper {
 inline constexpr int num_groups = 2;  // warpgroups that multiply
 inline constexpr int num_consumers = num_groups * wgmma::warpgroup;
 inline constexpr int consumer_warps = num_consumers / warp_width;
-inline constexpr int threads = num_consumers + wgmma::warpgroup;
-inline constexpr int carriers = 3;   // warps that carry dq
+inline constexpr int threads = num_consumers + 2 * wgmma::warpgroup;
+inline constexpr int carriers = 2;   // warps that carry dq, one a buffer of it
+inline constexpr int writers = 4;    // warps that write it, a warpgroup of their own
 inline constexpr int own_keys = 64;  // a warpgroup's
 inline constexpr int keys = num_groups * own_keys;
 inline constexpr int stages = 2;
@@ -124,7 +125,7 @@ struct Barriers {
 
   __device__ void make() const {
     tma::make_barrier(ticket(), 1);
-    tma::make_barrier(ticket_read(), consumer_warps + carriers);
+    tma::make_barrier(ticket_read(), consumer_warps + carriers + writers);
     tma::make_barrier(k(), 1);
     tma::make_barrier(k_read(), consumer_warps);
     tma::make_barrier(v(), 1);
@@ -137,7 +138,7 @@ struct Barriers {
       tma::make_barrier(ds(stage), consumer_warps);
       tma::make_barrier(ds_read(stage), consumer_warps);
       tma::make_barrier(dq(stage), consumer_warps);
-      tma::make_barrier(dq_read(stage), 1);
+      tma::make_barrier(dq_read(stage), writers);
       tma::make_barrier(dq_sum(stage), 1);
     }
     tma::publish_barriers();
@@ -229,89 +230,143 @@ __device__ inline void wait_for_blocks(const int* turn, int rank) {
   tma::order_global();
 }
 
-// Writes a tile of dq that lies in shared memory as the consumers' registers held it.
+// (low, high), 1/2 of the columns apart, turned back by an angle.
+__device__ inline void turn_back(float& low, float& high, float cosine, float sine) {
+  const float before = low;
+  low = rotated_low(before, high, cosine, -sine);
+  high = rotated_high(before, high, cosine, -sine);
+}
+
+// cos and sin by which columns c, c + 1 of a row are turned, and those half of the columns further on.
+struct Angles {
+  float2 cosine;
+  float2 sine;
+};
+// Those of the last row there is, for rows beyond.
+template <int Width>
+__device__ inline Angles angles_at(const Backward& a, int row, int column) {
+  const int at = min(row, a.s.positions - 1) * (Width / 2) + column;
+  return {__ldg(reinterpret_cast<const float2*>(a.cosines + at)), __ldg(reinterpret_cast<const float2*>(a.sines + at))};
+}
+
+// Writes rows first_row + 16 part .. + 15 of a tile of dq that lies in shared memory as the consumers' registers held
+// it, turned back where there are angles.
 template <int Width, int Rows>
-__device__ void write_queries(unsigned tile, bf16* __restrict__ to, std::int64_t stride, int first_row,
-                              const Sizes& s) {
+__device__ void write_queries(unsigned tile, int part, const Backward& a, bf16* __restrict__ to, int first_row) {
   using At = Shared<Width, Rows>;
-  constexpr int parts = Rows / 16;
-  constexpr int pieces = Width / 16;  // of 8 columns, of half of the columns
+  constexpr int pieces = Width / 16;                                             // of 8 columns, of half of the columns
+  constexpr int side = Rows == 64 ? 4 * At::dq_part : pieces * warp_width * 16;  // to the other half
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
-  for (int i = 0; i < parts * pieces; ++i) {
-    const int part = i / pieces;
-    const int column = i % pieces * 8 + lane % 4 * 2;
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      float x[4];
+  const int row = first_row + part * 16 + lane / 4;
+  const int column = lane % 4 * 2;
+  const bool turns = a.cosines != nullptr;
+  unsigned from = tile + part * At::dq_part + lane * 16;
+  unsigned* words = reinterpret_cast<unsigned*>(to + row * a.dq.position + column);
+  const auto angles_of = [&](int half, int piece) {
+    return turns ? angles_at<Width>(a, row + 8 * half, column + 8 * piece) : Angles{{1, 1}, {0, 0}};
+  };
+  Angles next[2] = {angles_of(0, 0), angles_of(1, 0)};
+#pragma unroll 1
+  for (int piece = 0; piece < pieces; ++piece, from += warp_width * 16, words += 4) {
+    Angles by[2] = {next[0], next[1]};
+    if (Rows == 64) {  // one piece ahead, where there are registers for it
+      next[0] = angles_of(0, min(piece + 1, pieces - 1));
+      next[1] = angles_of(1, min(piece + 1, pieces - 1));
+    } else if (piece > 0) {
+      by[0] = angles_of(0, piece);
+      by[1] = angles_of(1, piece);
+    }
+    float low[4];
+    float high[4];
+    const auto load = [&](float(&x)[4], unsigned address) {
       asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                    : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
-                   : "r"(tile + part * At::dq_part + side * (parts == 4 ? 4 * At::dq_part : pieces * warp_width * 16) +
-                         (i % pieces * warp_width + lane) * 16));
+                   : "r"(address));
+    };
+    load(low, from);
+    load(high, from + side);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = first_row + part * 16 + 8 * half + lane / 4;
-        if (row >= s.positions) continue;
-        *reinterpret_cast<unsigned*>(to + row * stride + side * (Width / 2) + column) =
-            mma::pack(x[2 * half] * s.scale, x[2 * half + 1] * s.scale);
-      }
+    for (int half = 0; half < 2; ++half) {
+      float* const x = low + 2 * half;
+      float* const y = high + 2 * half;
+      turn_back(x[0], y[0], by[half].cosine.x, by[half].sine.x);
+      turn_back(x[1], y[1], by[half].cosine.y, by[half].sine.y);
+      if (row + 8 * half >= a.s.positions) continue;
+      unsigned* const at = words + half * 4 * a.dq.position;
+      at[0] = mma::pack(x[0] * a.s.scale, x[1] * a.s.scale);
+      at[Width / 4] = mma::pack(y[0] * a.s.scale, y[1] * a.s.scale);
     }
   }
 }
 
-// A warp that carries every other tile of dq: its first thread adds the tile to what blocks of lower keys have added,
-// or, for a tile of the block's own keys, the warp writes the sum.
+// One thread, which carries every other tile of dq: adds the tile to what blocks of lower keys have added. What a tile
+// of the block's own keys comes to is brought back, and the writers take it from there.
 template <int Width, int Rows>
-__device__ void carry(const Backward& a, const Pieces& pieces, unsigned base, int stage) {
+__device__ void carry(const Backward& a, const Piece<Rows>& work, const Walk<Rows>& walk, unsigned base, int i) {
   using At = Shared<Width, Rows>;
   const Barriers<Width, Rows> barriers{base};
-  const Sizes& s = a.s;
-  const bool leads = threadIdx.x % warp_width == 0;
+  const int stage = i % 2;
   const unsigned tile = base + At::dq + stage * At::dq_tile;
-  int finished = 0;
-  int i = 0;  // tiles of queries so far
+  const int h = work.kh * a.s.heads_a_key + walk.h;
+  const int rank = work.rank(walk.tile, a.s);
+  const bool last = work.last(walk.tile);
+  const std::int64_t place =
+      (std::int64_t{work.b} * (a.num_key_heads * a.s.heads_a_key) + h) * (a.padded / Rows) + walk.tile;
+  float* const sums = a.relay.sums + place * (Rows * Width);
+  int* const turn = a.relay.turns + place;
+  if (rank > 0) wait_for_blocks(turn, rank);
+  tma::wait(barriers.dq(stage), i / 2 & 1);
+  if (rank > 0) {
+    tma::add_floats(sums, tile, At::dq_tile);
+  } else if (!last) {
+    tma::store_bytes(sums, tile, At::dq_tile);
+  }
+  tma::commit_stores();
+  if (!last) {
+    tma::wait_read();
+    tma::arrive(barriers.dq_read(stage), writers);
+    tma::wait_stored();
+    tma::order_global();
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank + 1) : "memory");
+  } else if (rank > 0) {
+    tma::wait_stored();
+    tma::expect(barriers.dq_sum(stage), At::dq_tile);
+    tma::copy_bytes(tile, sums, At::dq_tile, barriers.dq_sum(stage));
+  } else {
+    tma::arrive(barriers.dq_sum(stage));
+  }
+}
+
+// Calls each(work, walk, i) for one tile of queries after the other, i counting them, as a whole warp.
+template <int Width, int Rows, class Each>
+__device__ void for_tiles(const Backward& a, const Pieces& pieces, unsigned base, Each&& each) {
+  int i = 0;
   for (int n = 0;; ++n) {
     const int number = piece_number<Width, Rows>(base, n);
     if (number >= pieces.count) return;
     const Piece<Rows> work(number, pieces, a);
     Walk<Rows> walk(work);
-    for (const int end = i + work.num_steps(s); i < end; ++i, walk.next()) {
-      if (i % 2 != stage) continue;
-      const int h = work.kh * s.heads_a_key + walk.h;
-      const int rank = work.rank(walk.tile, s);
-      const bool last = work.last(walk.tile);
-      if (leads) {
-        const std::int64_t place =
-            (std::int64_t{work.b} * (a.num_key_heads * s.heads_a_key) + h) * (a.padded / Rows) + walk.tile;
-        float* const sums = a.relay.sums + place * (Rows * Width);
-        int* const turn = a.relay.turns + place;
-        tma::wait(barriers.dq(stage), i / 2 & 1);
-        if (rank > 0) {
-          wait_for_blocks(turn, rank);
-          tma::add_floats(sums, tile, At::dq_tile);
-        } else if (!last) {
-          tma::store_bytes(sums, tile, At::dq_tile);
-        }
-        tma::commit_stores();
-        if (!last) {
-          tma::wait_read();
-          tma::arrive(barriers.dq_read(stage));
-          tma::wait_stored();
-          tma::order_global();
-          asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank + 1) : "memory");
-        } else if (rank > 0) {
-          tma::wait_stored();
-          tma::expect(barriers.dq_sum(stage), At::dq_tile);
-          tma::copy_bytes(tile, sums, At::dq_tile, barriers.dq_sum(stage));
-        } else {
-          tma::arrive(barriers.dq_sum(stage));
-        }
-      }
-      if (!last) continue;
-      tma::wait(barriers.dq_sum(stage), finished++ & 1);
-      write_queries<Width, Rows>(tile, a.dq.at(work.b, h), a.dq.position, walk.tile * Rows, s);
-      arrive_warp(barriers.dq_read(stage));
-    }
+    for (const int end = i + work.num_steps(a.s); i < end; ++i, walk.next()) each(work, walk, i);
   }
+}
+
+// A warp that writes its share of every tile of dq that is complete.
+template <int Width, int Rows>
+__device__ void write_sums(const Backward& a, const Pieces& pieces, unsigned base, int warp) {
+  using At = Shared<Width, Rows>;
+  const Barriers<Width, Rows> barriers{base};
+  int parities = 0;  // a bit a buffer
+  for_tiles<Width, Rows>(a, pieces, base, [&](const Piece<Rows>& work, const Walk<Rows>& walk, int i) {
+    if (!work.last(walk.tile)) return;
+    const int stage = i % 2;
+    tma::wait(barriers.dq_sum(stage), parities >> stage & 1);
+    parities ^= 1 << stage;
+    const int h = work.kh * a.s.heads_a_key + walk.h;
+    for (int part = warp; part < Rows / 16; part += writers) {
+      write_queries<Width, Rows>(base + At::dq + stage * At::dq_tile, part, a, a.dq.at(work.b, h), walk.tile * Rows);
+    }
+    arrive_warp(barriers.dq_read(stage));
+  });
 }
 
 #endif

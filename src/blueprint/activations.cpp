@@ -92,13 +92,6 @@ void attention_operands(Meter& meter, const Widths& w, const StackShape& shape, 
   if (trimmed) meter.activations(shape.output_rows() * w.d);
 }
 
-// Stack::row_positions_of, which attention inside groups does without.
-void positions(Meter& meter, AttentionKind kind, const StackShape& shape) {
-  if (kind == AttentionKind::group) return;
-  meter.ints(shape.rows());
-  if (shape.trimmed()) meter.ints(shape.output_rows());
-}
-
 // Stack::project's gathering of output rows.
 void gather_rows(Meter& meter, const Widths& w, const StackShape& shape, const PassOptions& options) {
   const std::int64_t mark = meter.used();
@@ -197,7 +190,6 @@ std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, const StackPa
   meter.activations(n * w.d);
   meter.activations(n * w.f);
   if (options.fp8) meter.floats(1);
-  positions(meter, kind, shape);
   const std::int64_t base = meter.used();
   for (std::int64_t i = part.begin; i < part.end; ++i) {
     const bool trimmed = i + 1 == part.of && shape.trimmed();
@@ -225,7 +217,6 @@ std::int64_t stack_backward_scratch_bytes(const StackConfig& stack, const StackP
     meter.activations(n * w.d);
     meter.activations(n * w.f);
   }
-  positions(meter, kind, shape);
   for (int i = 0; i < 2 && options.fp8; ++i) meter.floats(1);
   if (!options.split_backward && shape.trimmed()) meter.activations(m * w.d);
   const std::int64_t base = meter.used();
@@ -259,7 +250,6 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
   meter.activations(n * w.d);
   meter.activations(n * w.f);
   meter.activations(n * w.d);
-  positions(meter, AttentionKind::stream, shape);           // a group's cached positions need them too
   for (int i = 0; i < 3; ++i) meter.ints(shape.sequences);  // the cache's index, where there is one
   const std::int64_t base = meter.used();
   for (std::int64_t i = 0; i < stack.layers; ++i) {

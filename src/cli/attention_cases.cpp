@@ -59,9 +59,11 @@ void add_stream(std::vector<KernelCase>& cases, const StreamCase& s) {
          const TensorView out = o.values(bf16, heads);
          const TensorView dout = o.values(bf16, heads);
          const TensorView lse = o.values(DType::f32, sums);
+         const auto table = std::make_shared<RopeTable>(s.width, 10000.0);
+         table->reserve(Space::device, s.length);
          return [=](const Context& ctx) {
            cuda::stream_attention_backward(ctx, s.q(qkv), s.k(qkv), s.v(qkv), out, lse, dout, s.window, s.q(dqkv),
-                                           s.k(dqkv), s.v(dqkv));
+                                           s.k(dqkv), s.v(dqkv), table.get());
          };
        }});
 }

@@ -142,9 +142,17 @@ void add_norms(std::vector<KernelCase>& cases) {
                      const TensorView w = o.values(f32, {width});
                      const TensorView rstd = o.values(f32, {decoder_rows});
                      const TensorView dw = o.zeros(f32, {width});
-                     return [=](const Context& ctx) {
-                       cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, Write::accumulate, dw);
-                     };
+                     return [=](const Context& ctx) { cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, dx, dw); };
+                   }});
+  cases.push_back({"rms_norm_backward", shape + ", accumulated, with y", bytes_of(5 * n), 0, [=](Operands& o) -> Call {
+                     const TensorView dy = o.values(bf16, rows);
+                     const TensorView x = o.values(bf16, rows);
+                     const TensorView dx = o.values(bf16, rows);
+                     const TensorView y = o.zeros(bf16, rows);
+                     const TensorView w = o.values(f32, {width});
+                     const TensorView rstd = o.values(f32, {decoder_rows});
+                     const TensorView dw = o.zeros(f32, {width});
+                     return [=](const Context& ctx) { cuda::rms_norm_backward(ctx, dy, x, w, rstd, dx, dx, dw, y); };
                    }});
 }
 
@@ -174,11 +182,10 @@ void add_rows(std::vector<KernelCase>& cases) {
   cases.push_back({"rope", fmt::format("{} x {} heads of {}", units, 2 * num_heads, head_width), bytes_of(2 * stream),
                    0, [=](Operands& o) -> Call {
                      const TensorView qkv = o.values(bf16, {units, 3 * width});
-                     const TensorView at = o.integers({units}, 512);
                      const RopeTable& table = rope_table(4096);
                      return [=, &table](const Context& ctx) {
-                       cuda::rope(ctx, table, at, qkv.slice(1, 0, 2 * width).split(1, 2 * num_heads),
-                                  Rotation::forward);
+                       const TensorView qk = qkv.slice(1, 0, 2 * width).split(1, 2 * num_heads).split(0, batch);
+                       cuda::rope(ctx, table, qk, Rotation::forward);
                      };
                    }});
   const std::string shape = fmt::format("{} groups of {} + {} positions x {}", level1_groups, chunk, chunk - 1, width);

@@ -56,7 +56,7 @@ std::int64_t CachedStack::step_bytes(std::int64_t rows, std::int64_t positions, 
 }
 
 std::int64_t CachedStack::prefill_bytes(std::int64_t rows, std::int64_t positions, std::int64_t element) const {
-  return layer_bytes(rows * positions, rows * positions, element) + arena_bytes(rows * positions, 4);
+  return layer_bytes(rows * positions, rows * positions, element);
 }
 
 void CachedStack::close_layer(const Context& ctx, Arena& arena, const LayerTensors& w, const ConstTensorView& attn,
@@ -165,8 +165,6 @@ void CachedStack::prefill(const Context& ctx, Arena& arena, const StackTensors& 
   const ArenaScope scope(arena);
   const TensorView h = arena.allocate(dtype, {rows, width_});
   const TensorView carried = arena.allocate(dtype, {rows, width_});
-  const TensorView positions = arena.allocate(DType::i32, {rows});
-  row_positions(ctx, {}, n, 0, positions);
   ConstTensorView stream = x.reshape({rows, width_});
   rms_norm_forward(ctx, stream, weights.layers[0].attn_norm, norm_eps_, h, TensorView());
   for (std::size_t i = 0; i < num_layers; ++i) {
@@ -176,8 +174,7 @@ void CachedStack::prefill(const Context& ctx, Arena& arena, const StackTensors& 
     const TensorView qkv = arena.allocate(dtype, {rows, width_ + 2 * kv_width()});
     const TensorView attn = arena.allocate(dtype, {rows, width_});
     linear_forward(ctx, h, w.qkv, qkv);
-    const TensorView qk = qkv.slice(1, 0, width_ + kv_width()).split(1, config_.heads + config_.kv_heads);
-    rope(ctx, rope_, positions, qk, Rotation::forward);
+    rope(ctx, rope_, heads(qkv, n, 0, config_.heads + config_.kv_heads, hd), Rotation::forward);
     const TensorView k = heads(qkv, n, width_, config_.kv_heads, hd);
     const TensorView v = heads(qkv, n, width_ + kv_width(), config_.kv_heads, hd);
     stream_attention_forward(ctx, heads(qkv, n, 0, config_.heads, hd), k, v, config_.window,

@@ -28,13 +28,6 @@ BasicView<Const> output_rows(const BasicView<Const>& x, const StackShape& shape)
   return x.split(0, shape.sequences).slice(1, shape.positions - shape.outputs, shape.outputs);
 }
 
-// The position of every row, or of the last `count` rows of each sequence alone: [S * count] i32.
-TensorView positions_of(const Context& ctx, Arena& arena, const StackShape& shape, std::int64_t count) {
-  const TensorView positions = arena.allocate(DType::i32, {shape.sequences * count});
-  row_positions(ctx, {}, shape.sequences, shape.positions - count, positions);
-  return positions;
-}
-
 template <class T>
 TensorView upload_values(const Context& ctx, Arena& arena, std::span<const T> values) {
   const auto count = static_cast<std::int64_t>(values.size());
@@ -122,26 +115,22 @@ Stack::LayerSaved Stack::allocate_layer(Arena& arena, const StackShape& shape, b
 }
 
 void Stack::project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-                    const TensorView& h, const TensorView& largest, const RowPositions& positions,
-                    const LayerSaved& layer) const {
+                    const TensorView& h, const TensorView& largest, const LayerSaved& layer) const {
   const std::int64_t kv_heads = config_.kv_heads;
   const std::int64_t hd = head_width();
   if (!trimmed) {
     product_forward(ctx, arena, h, {w.qkv, w.qkv8}, layer.qkv_in, layer.qkv, largest);
-    const TensorView qk = layer.qkv.slice(1, 0, width_ + kv_heads * hd).split(1, config_.heads + kv_heads);
-    if (positions.all) rope(ctx, rope_, positions.all, qk, Rotation::forward);
+    if (kind_ == AttentionKind::group) return;  // its op turns queries and keys itself
+    const std::int64_t turned = config_.heads + kv_heads;
+    rope(ctx, rope_, heads(layer.qkv.slice(1, 0, turned * hd), shape.sequences, turned), Rotation::forward);
     return;
   }
   const LayerWeight weight{w.qkv, w.qkv8};
   product_forward(ctx, arena, h, weight.rows(width_, 2 * kv_heads * hd), layer.qkv_in, layer.qkv, largest);
-  const TensorView k = layer.qkv.slice(1, 0, kv_heads * hd).split(1, kv_heads);
-  if (positions.all) rope(ctx, rope_, positions.all, k, Rotation::forward);
-
   const ArenaScope scope(arena);
   const TensorView rows = floats(arena, {shape.output_rows(), width_});
   copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
   product_forward(ctx, arena, rows, weight.rows(0, width_), layer.q_in, layer.q, largest);
-  if (positions.outputs) rope(ctx, rope_, positions.outputs, layer.q.split(1, config_.heads), Rotation::forward);
 }
 
 void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer) const {
@@ -165,8 +154,8 @@ void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved
 
 void Stack::layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
                           bool trimmed, const ConstTensorView& x, const TensorView& h_all, const TensorView& delta_all,
-                          const TensorView& largest, const RowPositions& positions, const LayerSaved& layer) const {
-  project(ctx, arena, w, shape, trimmed, h_all, largest, positions, layer);
+                          const TensorView& largest, const LayerSaved& layer) const {
+  project(ctx, arena, w, shape, trimmed, h_all, largest, layer);
   attend(ctx, shape, layer);
   const std::int64_t m = layer.mid.size(0);
   const TensorView delta = delta_all.slice(0, 0, m);
@@ -179,13 +168,6 @@ void Stack::layer_forward(const Context& ctx, Arena& arena, const LayerTensors& 
   }
   add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, layer.mid, h, layer.rstd2, largest);
   product_forward(ctx, arena, h, {w.gate_up, w.gate_up8}, layer.gate_up_in, layer.gate_up, largest);
-}
-
-Stack::RowPositions Stack::row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape) {
-  RowPositions positions;
-  positions.all = positions_of(ctx, arena, shape, shape.positions);
-  if (shape.trimmed()) positions.outputs = positions_of(ctx, arena, shape, shape.outputs);
-  return positions;
 }
 
 void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
@@ -220,8 +202,6 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
   const PassOptions options = keeping ? saved->options : PassOptions();
   // Of h, then of the activation, where products are of 8-bit floats.
   const TensorView largest = options.fp8 ? full_floats(arena, {1}) : TensorView();
-  // Attention inside groups turns queries and keys itself.
-  const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
 
   ConstTensorView stream = x.reshape({n, width_});  // [n, D] the layer's input
   for (std::size_t i = 0; i < num_layers; ++i) {
@@ -233,7 +213,7 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     const LayerSaved layer = saving ? saved->layers[i] : allocate_layer(arena, shape, trimmed, false, options);
     if (i == 0) rms_norm_forward(ctx, stream, w.attn_norm, norm_eps_, h_all, layer.rstd1, largest);
 
-    layer_forward(ctx, arena, w, shape, trimmed, stream, h_all, delta_all, largest, positions, layer);
+    layer_forward(ctx, arena, w, shape, trimmed, stream, h_all, delta_all, largest, layer);
     const TensorView delta = delta_all.slice(0, 0, m);
     const TensorView act = act_all.slice(0, 0, m);
     swiglu_forward(ctx, layer.gate_up, act, largest);
@@ -289,20 +269,18 @@ void Stack::keep_operands(Arena& arena, Saved& saved) const {
 }
 
 void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const TensorView& g_qkv,
-                               const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
-                               const ConstTensorView& dattn, const LayerOperands& d, const TensorView& h,
-                               const TensorView& dh, Write write) const {
+                               const StackShape& shape, const LayerSaved& layer, const ConstTensorView& dattn,
+                               const LayerOperands& d, const TensorView& dh, Write write) const {
   const std::int64_t s = shape.sequences;
   const std::int64_t hkv = config_.kv_heads;
   const std::int64_t kv_width = hkv * head_width();
   const bool trimmed = static_cast<bool>(layer.q);
   const std::int64_t kv_begin = trimmed ? 0 : width_;
 
-  const TensorView dq_flat = trimmed ? d.q : d.qkv.slice(1, 0, width_);
   const TensorView q = heads(trimmed ? layer.q : layer.qkv.slice(1, 0, width_), s, config_.heads);
   const TensorView k = heads(layer.qkv.slice(1, kv_begin, kv_width), s, hkv);
   const TensorView v = heads(layer.qkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
-  const TensorView dq = heads(dq_flat, s, config_.heads);
+  const TensorView dq = heads(trimmed ? d.q : d.qkv.slice(1, 0, width_), s, config_.heads);
   const TensorView dk = heads(d.qkv.slice(1, kv_begin, kv_width), s, hkv);
   const TensorView dv = heads(d.qkv.slice(1, kv_begin + kv_width, kv_width), s, hkv);
   const ConstTensorView dout = dattn.split(1, config_.heads).split(0, s);
@@ -310,28 +288,40 @@ void Stack::attention_backward(const Context& ctx, Arena& arena, const LayerTens
     group_attention_backward(ctx, q, k, v, dout, dq, dk, dv, &rope_);
   } else {
     stream_attention_backward(ctx, q, k, v, heads(layer.attn, s, config_.heads), layer.lse, dout, config_.window, dq,
-                              dk, dv);
+                              dk, dv, &rope_);
   }
 
+  // Products of 8-bit floats make both gradients from one copy of theirs.
   const LayerWeight weight{w.qkv, w.qkv8};
+  const auto now = [&](const Quantized& kept, std::int64_t begin, std::int64_t count) {
+    return kept && g_qkv ? g_qkv.slice(0, begin, count) : TensorView();
+  };
   if (!trimmed) {
-    const TensorView dqk = d.qkv.slice(1, 0, width_ + kv_width).split(1, config_.heads + hkv);
-    if (positions.all) rope(ctx, rope_, positions.all, dqk, Rotation::backward);
-    product_backward(ctx, arena, d.qkv, h, weight, layer.qkv_in, g_qkv, dh, write);
+    product_backward(ctx, arena, d.qkv, {}, weight, layer.qkv_in, now(layer.qkv_in, 0, width_ + 2 * kv_width), dh,
+                     write);
     return;
   }
-  const TensorView dk_flat = d.qkv.slice(1, 0, kv_width).split(1, hkv);
-  if (positions.all) rope(ctx, rope_, positions.all, dk_flat, Rotation::backward);
-  product_backward(ctx, arena, d.qkv, h, weight.rows(width_, 2 * kv_width), layer.qkv_in,
-                   g_qkv ? g_qkv.slice(0, width_, 2 * kv_width) : g_qkv, dh, write);
-
-  if (positions.outputs) rope(ctx, rope_, positions.outputs, dq_flat.split(1, config_.heads), Rotation::backward);
+  product_backward(ctx, arena, d.qkv, {}, weight.rows(width_, 2 * kv_width), layer.qkv_in,
+                   now(layer.qkv_in, width_, 2 * kv_width), dh, write);
   const ArenaScope scope(arena);
   const TensorView rows = floats(arena, {shape.output_rows(), width_});
-  if (g_qkv && !layer.q_in) copy_elements(ctx, output_rows(h, shape), rows.split(0, s));
-  product_backward(ctx, arena, dq_flat, rows, weight.rows(0, width_), layer.q_in,
-                   g_qkv ? g_qkv.slice(0, 0, width_) : g_qkv, rows, write);
+  product_backward(ctx, arena, d.q, {}, weight.rows(0, width_), layer.q_in, now(layer.q_in, 0, width_), rows, write);
   copy_elements(ctx, rows.split(0, s), output_rows(dh, shape), Write::accumulate);
+}
+
+void Stack::qkv_weights(const Context& ctx, Arena& arena, const TensorView& g_qkv, const StackShape& shape,
+                        const LayerSaved& layer, const LayerOperands& d, const TensorView& h, bool kept,
+                        Write write) const {
+  const auto gradient = [&](const ConstTensorView& dy, const ConstTensorView& input, const Quantized& input8,
+                            const TensorView& dw) {
+    if (!input8 || kept) product_backward(ctx, arena, dy, input, {}, input8, dw, {}, write);
+  };
+  if (!d.q) return gradient(d.qkv, h, layer.qkv_in, g_qkv);
+  gradient(d.qkv, h, layer.qkv_in, g_qkv.slice(0, width_, d.qkv.size(1)));
+  const ArenaScope scope(arena);
+  const TensorView rows = floats(arena, {shape.output_rows(), width_});
+  if (!layer.q_in) copy_elements(ctx, output_rows(h, shape), rows.split(0, shape.sequences));
+  gradient(d.q, rows, layer.q_in, g_qkv.slice(0, 0, width_));
 }
 
 void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,
@@ -345,7 +335,6 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
   const TensorView dh_all = floats(arena, {n, width_});
   const TensorView h_all = splits ? TensorView() : floats(arena, {n, width_});
   const TensorView act_all = splits ? TensorView() : floats(arena, {n, config_.ffn});
-  const RowPositions positions = kind_ == AttentionKind::stream ? row_positions_of(ctx, arena, shape) : RowPositions();
   // Of the gradient that the next product takes, where products are of 8-bit floats; and of what is computed again.
   const TensorView largest = saved.options.fp8 ? full_floats(arena, {1}) : TensorView();
   const TensorView forward_largest = saved.options.fp8 ? full_floats(arena, {1}) : TensorView();
@@ -361,8 +350,8 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
     stream = floats(arena, {shape.output_rows(), width_});
   }
   if (part_.ends()) {
-    rms_norm_backward(ctx, dout.reshape({shape.output_rows(), width_}), saved.last, weights.norm, saved.rstd, stream,
-                      Write::replace, gradients.norm, largest);
+    rms_norm_backward(ctx, dout.reshape({shape.output_rows(), width_}), saved.last, weights.norm, saved.rstd, {},
+                      stream, gradients.norm, {}, largest);
   } else {
     copy_elements(ctx, dout.reshape({n, width_}), stream);
   }
@@ -378,7 +367,7 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
         saved.options.recompute ? allocate_layer(arena, shape, trimmed, true, saved.options) : saved.layers[i];
     if (saved.options.recompute) {
       rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, layer.rstd1, forward_largest);
-      layer_forward(ctx, arena, w, shape, trimmed, x, h_all, dh_all, forward_largest, positions, layer);
+      layer_forward(ctx, arena, w, shape, trimmed, x, h_all, dh_all, forward_largest, layer);
     }
     const std::int64_t m = trimmed ? shape.output_rows() : n;
     const TensorView dh = dh_all.slice(0, 0, m);
@@ -386,10 +375,13 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
     const TensorView dattn = floats(arena, {m, width_});
     LayerOperands d = splits ? saved.operands[i] : attention_operands(arena, layer);
 
-    // MLP. The activation is computed again where its gradient is passed on, the normalised rows before their product;
-    // in 8-bit floats these have been kept.
+    // MLP. The activation is computed again where its gradient is passed on, the normalised rows by the norm's
+    // backward; in 8-bit floats these have been kept.
     d.down = stream;
-    if (!splits) d.act = act_all.slice(0, 0, m);
+    if (!splits) {
+      d.act = act_all.slice(0, 0, m);
+      d.o = stream;
+    }
     if (layer.down_in) {
       if (saved.options.recompute) {
         swiglu_forward(ctx, layer.gate_up, d.act, forward_largest);
@@ -403,29 +395,27 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
       swiglu_backward(ctx, d.act, layer.gate_up, layer.gate_up, d.act, largest);  // act
       if (!splits) linear_backward_weight(ctx, d.down, d.act, g.down, write);
     }
-    if (!splits && !layer.gate_up_in) rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, TensorView());
-    product_backward(ctx, arena, layer.gate_up, h, {w.gate_up, w.gate_up8}, layer.gate_up_in, now.gate_up, dh, write,
-                     largest);
-    if (splits) {
-      copy_elements(ctx, stream, d.o);
-      stream = d.o;
-    }
-    rms_norm_backward(ctx, dh, layer.mid, w.mlp_norm, layer.rstd2, stream, Write::accumulate, g.mlp_norm, largest);
+    const bool mlp_rows = !splits && !layer.gate_up_in;  // whether their weight's gradient is to come from them
+    product_backward(ctx, arena, layer.gate_up, {}, {w.gate_up, w.gate_up8}, layer.gate_up_in,
+                     mlp_rows ? TensorView() : now.gate_up, dh, write, largest);
+    rms_norm_backward(ctx, dh, layer.mid, w.mlp_norm, layer.rstd2, stream, d.o, g.mlp_norm, mlp_rows ? h : TensorView(),
+                      largest);
+    if (mlp_rows) linear_backward_weight(ctx, layer.gate_up, h, g.gate_up, write);
 
     // Attention.
-    d.o = stream;
     product_backward(ctx, arena, d.o, layer.attn, {w.o, w.o8}, layer.o_in, now.o, dattn, write, largest);
-    const bool kept = layer.qkv_in && (!trimmed || layer.q_in);
-    if (!splits && !kept) rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, TensorView());
-    attention_backward(ctx, arena, w, now.qkv, shape, layer, positions, dattn, d, h_all, dh_all, write);
-    if (splits || trimmed) {
-      const TensorView next = splits && i > 0 ? saved.operands[i - 1].down : stream_all;
-      if (trimmed) fill(ctx, next, 0.0F);
-      copy_elements(ctx, stream.split(0, shape.sequences),
-                    trimmed ? output_rows(next, shape) : next.split(0, shape.sequences));
-      stream = next;
+    attention_backward(ctx, arena, w, now.qkv, shape, layer, dattn, d, dh_all, write);
+    stream = splits && i > 0 ? saved.operands[i - 1].down : stream_all;
+    ConstTensorView before = d.o;
+    if (trimmed) {
+      fill(ctx, stream, 0.0F);
+      copy_elements(ctx, d.o.split(0, shape.sequences), output_rows(stream, shape));
+      before = stream;
     }
-    rms_norm_backward(ctx, dh_all, x, w.attn_norm, layer.rstd1, stream, Write::accumulate, g.attn_norm, largest);
+    const bool attn_rows = !splits && (!layer.qkv_in || (trimmed && !layer.q_in));
+    rms_norm_backward(ctx, dh_all, x, w.attn_norm, layer.rstd1, before, stream, g.attn_norm,
+                      attn_rows ? h_all : TensorView(), largest);
+    if (attn_rows) qkv_weights(ctx, arena, g.qkv, shape, layer, d, h_all, false, write);
     stream_largest = largest;
   }
 }
@@ -441,12 +431,7 @@ void Stack::layer_weights(const Context& ctx, Arena& arena, const LayerTensors& 
   gradient(layer.gate_up, h, layer.gate_up_in, g.gate_up);
   gradient(d.o, layer.attn, layer.o_in, g.o);
   if (!layer.qkv_in || (d.q && !layer.q_in)) rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, TensorView());
-  if (!d.q) return gradient(d.qkv, h_all, layer.qkv_in, g.qkv);
-  gradient(d.qkv, h_all, layer.qkv_in, g.qkv.slice(0, width_, d.qkv.size(1)));
-  const ArenaScope scope(arena);
-  const TensorView rows = floats(arena, {shape.output_rows(), width_});
-  if (!layer.q_in) copy_elements(ctx, output_rows(h_all, shape), rows.split(0, shape.sequences));
-  gradient(d.q, rows, layer.q_in, g.qkv.slice(0, 0, width_));
+  qkv_weights(ctx, arena, g.qkv, shape, layer, d, h_all, true, write);
 }
 
 void Stack::backward_weights(const Context& ctx, Arena& arena, const StackTensors& weights, const Saved& saved,

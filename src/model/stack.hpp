@@ -57,10 +57,10 @@ class Stack {
 
   // What the backward pass needs of a forward pass; memory of the arena.
   struct LayerSaved {
-    TensorView x;        // [n, D] the layer's input; for the first layer Saved::input
-    TensorView rstd1;    // [n]
-    TensorView qkv;      // [n, W] rotated; when trimmed [n, 2 Hkv hd]: keys and values only
-    TensorView q;        // [m, Hq hd], only when trimmed
+    TensorView x;      // [n, D] the layer's input; for the first layer Saved::input
+    TensorView rstd1;  // [n]
+    TensorView qkv;  // [n, W] turned where attention is over a stream; when trimmed [n, 2 Hkv hd]: keys and values only
+    TensorView q;    // [m, Hq hd], only when trimmed
     TensorView attn;     // [m, Hq hd]
     TensorView lse;      // [S, Hq, N], streams only
     TensorView mid;      // [m, D] after attention
@@ -117,12 +117,6 @@ class Stack {
   StackShape shape_of(const ConstTensorView& x, const TensorView& out) const;
   // Room for activations.
   TensorView floats(Arena& arena, const Shape& shape) const { return arena.allocate(dtype_, shape); }
-  // Positions of all rows [n], and of the output rows [m] where the last layer is trimmed; i32.
-  struct RowPositions {
-    TensorView all;
-    TensorView outputs;
-  };
-  static RowPositions row_positions_of(const Context& ctx, Arena& arena, const StackShape& shape);
   LayerSaved allocate_layer(Arena& arena, const StackShape& shape, bool trimmed, bool saving,
                             const PassOptions& options) const;
   // Runs all layers; saved == nullptr: nothing is kept.
@@ -133,20 +127,22 @@ class Stack {
   // the largest value of h, before and after.
   void layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
                      const ConstTensorView& x, const TensorView& h, const TensorView& delta, const TensorView& largest,
-                     const RowPositions& positions, const LayerSaved& layer) const;
-  // q, k, v of a layer from the normalised rows h, rotated unless `positions` is empty.
+                     const LayerSaved& layer) const;
+  // q, k, v of a layer from the normalised rows h, those of a stream turned.
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-               const TensorView& h, const TensorView& largest, const RowPositions& positions,
-               const LayerSaved& layer) const;
+               const TensorView& h, const TensorView& largest, const LayerSaved& layer) const;
   void attend(const Context& ctx, const StackShape& shape, const LayerSaved& layer) const;
   // Room for the gradients of queries, keys and values alone.
   static LayerOperands attention_operands(Arena& arena, const LayerSaved& layer);
-  // From dattn to d.qkv and d.q, the gradient of their weight (none where g_qkv is empty) and that of the normalised
-  // rows h, dh (replaced).
+  // From dattn to d.qkv, d.q and the gradient of the normalised rows, dh (replaced). That of their weight too where the
+  // product's input was kept in 8-bit floats, unless g_qkv is empty.
   void attention_backward(const Context& ctx, Arena& arena, const LayerTensors& w, const TensorView& g_qkv,
-                          const StackShape& shape, const LayerSaved& layer, const RowPositions& positions,
-                          const ConstTensorView& dattn, const LayerOperands& d, const TensorView& h,
-                          const TensorView& dh, Write write) const;
+                          const StackShape& shape, const LayerSaved& layer, const ConstTensorView& dattn,
+                          const LayerOperands& d, const TensorView& dh, Write write) const;
+  // The gradients of the weight of q, k and v from the normalised rows h [n, D]; `kept`: those from inputs that were
+  // kept in 8-bit floats as well.
+  void qkv_weights(const Context& ctx, Arena& arena, const TensorView& g_qkv, const StackShape& shape,
+                   const LayerSaved& layer, const LayerOperands& d, const TensorView& h, bool kept, Write write) const;
   // The gradients of a layer's matrices, where the backward left them. `h` [n, D] is scratch for the normalised rows; x
   // is the layer's input.
   void layer_weights(const Context& ctx, Arena& arena, const LayerTensors& w, const LayerTensors& g,

@@ -87,7 +87,7 @@ TEST_P(Norm, GradientsMatchFiniteDifferences) {
     rms_norm_forward(Context{}, x.view(), w.view(), eps, y.view(), rstd.view());
     Field dx = Field::poison({n, d}, 2);
     Field dw = Field::filled({d}, 1);
-    rms_norm_backward(Context{}, dy.view(), x.view(), w.view(), rstd.view(), dx.view(), Write::replace, dw.view());
+    rms_norm_backward(Context{}, dy.view(), x.view(), w.view(), rstd.view(), {}, dx.view(), dw.view());
     EXPECT_TRUE(dx.gaps_intact());
     const Doubles xs = x.values();
     const Doubles ws = w.values();
@@ -104,15 +104,21 @@ TEST_P(Norm, GradientsMatchFiniteDifferences) {
 
     Field more = Field::filled({n, d}, 2);
     Field dw2 = Field::filled({d}, 1);
-    rms_norm_backward(Context{}, dy.view(), x.view(), w.view(), rstd.view(), more.view(), Write::accumulate,
-                      dw2.view());
+    rms_norm_backward(Context{}, dy.view(), x.view(), w.view(), rstd.view(), more.view(), more.view(), dw2.view());
     Doubles expected = dx.values();
     for (double& v : expected) v += 2;
     expect_close(more.values(), expected, 1e-6, what + " accumulated");
     EXPECT_EQ(dw2.floats(), dw.floats());
+    const Field before = Field::filled({n, d}, 2);
+    Field beside = Field::poison({n, d}, 3);
+    Field again = Field::poison({n, d}, 1);
+    rms_norm_backward(Context{}, dy.view(), x.view(), w.view(), rstd.view(), before.view(), beside.view(), dw2.view(),
+                      again.view());
+    EXPECT_EQ(beside.floats(), more.floats()) << what;
+    EXPECT_EQ(again.floats(), y.floats()) << what;
+    EXPECT_TRUE(beside.gaps_intact() && again.gaps_intact());
     Field in_place = Field::random({n, d}, "dy", 1);
-    rms_norm_backward(Context{}, in_place.view(), x.view(), w.view(), rstd.view(), in_place.view(), Write::replace,
-                      dw2.view());
+    rms_norm_backward(Context{}, in_place.view(), x.view(), w.view(), rstd.view(), {}, in_place.view(), dw2.view());
     EXPECT_EQ(in_place.floats(), dx.floats()) << what;
   }
 }
@@ -129,7 +135,7 @@ TEST_P(Norm, BitsDoNotDependOnThreads) {
     rms_norm_forward(Context{}, x.view(), w.view(), eps, y.view(), rstd.view());
     Field dx = Field::poison({1000, 40});
     Field dw = Field::filled({40}, 0);
-    rms_norm_backward(Context{}, dy.view(), x.view(), w.view(), rstd.view(), dx.view(), Write::replace, dw.view());
+    rms_norm_backward(Context{}, dy.view(), x.view(), w.view(), rstd.view(), {}, dx.view(), dw.view());
     gradients.push_back(dw.floats());
     Field alone = Field::poison({1, 40});
     rms_norm_forward(Context{}, x.view().slice(0, 777, 1), w.view(), eps, alone.view(), {});
@@ -146,7 +152,7 @@ TEST_P(Norm, AcceptsNoRowsAndZeros) {
   Field rstd = Field::poison({0});
   Field dw = Field::filled({3}, 4);
   rms_norm_forward(Context{}, none.view(), w.view(), eps, none.view(), rstd.view());
-  rms_norm_backward(Context{}, none.view(), none.view(), w.view(), rstd.view(), none.view(), Write::replace, dw.view());
+  rms_norm_backward(Context{}, none.view(), none.view(), w.view(), rstd.view(), {}, none.view(), dw.view());
   EXPECT_EQ(dw.values(), Doubles(3, 4.0));
   const Field zeros = Field::filled({1, 3}, 0);
   Field y = Field::poison({1, 3});

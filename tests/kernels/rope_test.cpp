@@ -1,6 +1,7 @@
 #include "kernels/rope.hpp"
 
 #include <cmath>
+#include <numeric>
 
 #include "reference.hpp"
 #include "testing/compare.hpp"
@@ -43,6 +44,26 @@ TEST_P(Rope, MatchesTheReferenceAndTurnsBack) {
     testing::expect_close(x.values(), from, testing::float32_tolerance(4), fmt::format("width {} back", width));
     EXPECT_TRUE(x.gaps_intact());
   }
+}
+
+TEST_P(Rope, TurnsWholeSequencesAsIfPositionsWereGiven) {
+  const std::int64_t length = 37;
+  RopeTable table(6, 10000.0);
+  table.reserve(Space::host, length);
+  Field x = Field::random({3, length, 5, 6}, "x", 2);
+  Field y = Field::random({3, length, 5, 6}, "x", 2);
+  std::vector<std::int32_t> positions(length);
+  std::iota(positions.begin(), positions.end(), 0);
+  for (const Rotation rotation : {Rotation::backward, Rotation::forward}) {
+    rope(Context{}, table, x.view(), rotation);
+    for (std::int64_t b = 0; b < 3; ++b) {
+      rope(Context{}, table, host_view(positions.data(), {length}), y.view().slice(0, b, 1).merge(0), rotation);
+    }
+    EXPECT_EQ(x.floats(), y.floats());
+  }
+  EXPECT_TRUE(x.gaps_intact());
+  Field longer = Field::random({1, table.positions() + 1, 1, 6}, "x");
+  EXPECT_THROW(rope(Context{}, table, longer.view(), Rotation::forward), ContractError);
 }
 
 TEST_P(Rope, TheTableGrowsWithoutChanging) {

@@ -47,12 +47,19 @@ TEST_P(CudaAttention, Stream) {
       std::copy(rounded.begin(), rounded.end(), out.host.host<float>());
     }
     const Pair dout = random_pair(GetParam(), {c.batch, c.positions, c.heads, c.width}, 2);
-    const Pair grads = poisoned_pair(GetParam(), fused_shape);
-    stream_attention_backward(host_, q(qkv.host), k(qkv.host), v(qkv.host), out.host, lse.host, dout.host, c.window,
-                              q(grads.host), k(grads.host), v(grads.host));
-    cuda::stream_attention_backward(ctx_, q(qkv.device), k(qkv.device), v(qkv.device), out.device, lse.device,
-                                    dout.device, c.window, q(grads.device), k(grads.device), v(grads.device));
-    expect_match(grads, limit(2 * c.width + c.positions * c.heads));
+    RopeTable host_table(c.width, 10000.0);
+    RopeTable device_table(c.width, 10000.0);
+    host_table.reserve(Space::host, c.positions);
+    device_table.reserve(Space::device, c.positions);
+    for (const bool turned : {false, true}) {
+      const Pair grads = poisoned_pair(GetParam(), fused_shape);
+      stream_attention_backward(host_, q(qkv.host), k(qkv.host), v(qkv.host), out.host, lse.host, dout.host, c.window,
+                                q(grads.host), k(grads.host), v(grads.host), turned ? &host_table : nullptr);
+      cuda::stream_attention_backward(ctx_, q(qkv.device), k(qkv.device), v(qkv.device), out.device, lse.device,
+                                      dout.device, c.window, q(grads.device), k(grads.device), v(grads.device),
+                                      turned ? &device_table : nullptr);
+      expect_match(grads, limit(2 * c.width + c.positions * c.heads));
+    }
   }
 }
 

@@ -40,19 +40,38 @@ struct Fused {
   }
 };
 
+// x [rows, heads, width], whose rows stand at their place in sequences, turned by the negative angle.
+Doubles turned_back(Doubles x, const Case& c, std::int64_t heads, double theta) {
+  const std::int64_t half = c.width / 2;
+  for (std::int64_t row = 0; row < c.batch * c.positions; ++row) {
+    for (std::int64_t h = 0; h < heads; ++h) {
+      for (std::int64_t i = 0; i < half; ++i) {
+        const double angle = static_cast<double>(row % c.positions) *
+                             std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+        double& low = x[static_cast<std::size_t>((row * heads + h) * c.width + i)];
+        double& high = x[static_cast<std::size_t>((row * heads + h) * c.width + half + i)];
+        const double before = low;
+        low = before * std::cos(angle) + high * std::sin(angle);
+        high = high * std::cos(angle) - before * std::sin(angle);
+      }
+    }
+  }
+  return x;
+}
+
 class FlashAttention : public OnDevice {
  protected:
   struct Results {
     std::vector<float> out, lse, grads;
   };
   // Forward and backward into poisoned outputs.
-  Results run(const Fused& f, const TensorView& qkv, const TensorView& dout) {
+  Results run(const Fused& f, const TensorView& qkv, const TensorView& dout, const RopeTable* table = nullptr) {
     const Pair out = poisoned_pair(GetParam(), f.rows());
     const Pair lse = poisoned_pair(DType::f32, {f.c.batch, f.c.heads, f.c.positions});
     const Pair grads = poisoned_pair(GetParam(), f.shape());
     cuda::stream_attention_forward(ctx_, f.q(qkv), f.k(qkv), f.v(qkv), f.c.window, out.device, lse.device);
     cuda::stream_attention_backward(ctx_, f.q(qkv), f.k(qkv), f.v(qkv), out.device, lse.device, dout, f.c.window,
-                                    f.q(grads.device), f.k(grads.device), f.v(grads.device));
+                                    f.q(grads.device), f.k(grads.device), f.v(grads.device), table);
     return {values_of(out.device), values_of(lse.device), values_of(grads.device)};
   }
 };
@@ -94,6 +113,16 @@ TEST_P(FlashAttention, MatchesDoublePrecision) {
     if (c.positions > 1 && c.window != 1) {
       EXPECT_CLOSE(dq.data(), g.dq.data(), static_cast<std::int64_t>(dq.size()), 4 * rounding + sums);
       EXPECT_CLOSE(dk.data(), g.dk.data(), static_cast<std::int64_t>(dk.size()), 4 * rounding + sums);
+      RopeTable table(c.width, 10000.0);
+      table.reserve(Space::device, c.positions);
+      const Results turned = run(f, qkv.device.view(), dout.device.view(), &table);
+      EXPECT_EQ(f.part_of(turned.grads.data(), c.heads + c.key_heads, c.key_heads), dv);
+      const Doubles dq2 = f.part_of(turned.grads.data(), 0, c.heads);
+      const Doubles dk2 = f.part_of(turned.grads.data(), c.heads, c.key_heads);
+      const Doubles q2 = turned_back(g.dq, c, c.heads, 10000.0);
+      const Doubles k2 = turned_back(g.dk, c, c.key_heads, 10000.0);
+      EXPECT_CLOSE(dq2.data(), q2.data(), static_cast<std::int64_t>(dq2.size()), 4 * rounding + sums);
+      EXPECT_CLOSE(dk2.data(), k2.data(), static_cast<std::int64_t>(dk2.size()), 4 * rounding + sums);
     } else {
       // A lone key has probability 1: its gradients are 0, up to the rounding of out . dout (terms of size 1).
       const double limit = float32_tolerance(c.width) * static_cast<double>(c.width);
@@ -120,9 +149,11 @@ TEST_P(FlashAttention, RepeatsToTheBit) {
     const Fused f{c};
     const Pair qkv = random_pair(GetParam(), f.shape(), 3);
     const Pair dout = random_pair(GetParam(), f.rows(), 4);
-    const Results first = run(f, qkv.device.view(), dout.device.view());
+    RopeTable table(c.width, 10000.0);
+    table.reserve(Space::device, c.positions);
+    const Results first = run(f, qkv.device.view(), dout.device.view(), &table);
     for (int repeat = 0; repeat < 4; ++repeat) {
-      const Results again = run(f, qkv.device.view(), dout.device.view());
+      const Results again = run(f, qkv.device.view(), dout.device.view(), &table);
       ASSERT_EQ(again.out, first.out);
       ASSERT_EQ(again.lse, first.lse);
       ASSERT_EQ(again.grads, first.grads);

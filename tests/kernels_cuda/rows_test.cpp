@@ -37,19 +37,28 @@ TEST_P(CudaRows, RmsNorm) {
     expect_match(y, tolerance(width));
     expect_match(rstd, float32_tolerance(width));
 
-    for (const Write write : {Write::replace, Write::accumulate}) {
-      for (const DType dtype : {DType::f32, GetParam()}) {
-        const Pair dy = random_pair(GetParam(), {rows, width}, 4);
-        const Pair dx = write == Write::replace ? poisoned_pair(GetParam(), {rows, width})
-                                                : random_pair(GetParam(), {rows, width}, 5);
-        const Pair dw = random_pair(dtype, {width}, 6);
-        rms_norm_backward(host_, dy.host, x.host, w.host, rstd.host, dx.host, write, dw.host);
-        cuda::rms_norm_backward(ctx_, dy.device, x.device, w.device, rstd.device, dx.device, write, dw.device);
-        // One element: the exact gradient is a difference that cancels.
-        if (width > 1) expect_match(dx, tolerance(4 * width));
-        expect_match(dw, tolerance(4 * rows));
-      }
-    }
+    const Pair dy = random_pair(GetParam(), {rows, width}, 4);
+    const auto backward = [&](const Pair& before, bool adds, const Pair& dx) {
+      const Pair dw = random_pair(DType::f32, {width}, 6);
+      const Pair again = poisoned_pair(GetParam(), {rows, width});
+      rms_norm_backward(host_, dy.host, x.host, w.host, rstd.host, adds ? before.host.view() : ConstTensorView(),
+                        dx.host, dw.host, again.host);
+      cuda::rms_norm_backward(ctx_, dy.device, x.device, w.device, rstd.device,
+                              adds ? before.device.view() : ConstTensorView(), dx.device, dw.device, again.device);
+      // One element: the exact gradient is a difference that cancels.
+      if (width > 1) expect_match(dx, tolerance(4 * width));
+      expect_match(dw, tolerance(4 * rows));
+      EXPECT_EQ(values_of(again.device), values_of(y.device));
+    };
+    const Pair before = random_pair(GetParam(), {rows, width}, 5);
+    backward(before, false, poisoned_pair(GetParam(), {rows, width}));
+    backward(before, true, poisoned_pair(GetParam(), {rows, width}));
+    backward(before, true, before);  // in place
+    const Pair dx = poisoned_pair(GetParam(), {rows, width});
+    const Pair dw = random_pair(DType::f32, {width}, 6);
+    rms_norm_backward(host_, dy.host, x.host, w.host, rstd.host, {}, dx.host, dw.host);
+    cuda::rms_norm_backward(ctx_, dy.device, x.device, w.device, rstd.device, {}, dx.device, dw.device);
+    if (width > 1) expect_match(dx, tolerance(4 * width));
 
     // With the residual added, in place over x.
     const Pair sum = poisoned_pair(GetParam(), {rows, width});
@@ -71,8 +80,8 @@ TEST_P(CudaRows, RmsNormBackwardInPlace) {
   const Pair dw = random_pair(DType::f32, {72}, 4);
   rms_norm_forward(host_, x.host, w.host, eps, y.host, rstd.host);
   cuda::rms_norm_forward(ctx_, x.device, w.device, eps, y.device, rstd.device);
-  rms_norm_backward(host_, dy.host, x.host, w.host, rstd.host, dy.host, Write::replace, dw.host);
-  cuda::rms_norm_backward(ctx_, dy.device, x.device, w.device, rstd.device, dy.device, Write::replace, dw.device);
+  rms_norm_backward(host_, dy.host, x.host, w.host, rstd.host, {}, dy.host, dw.host);
+  cuda::rms_norm_backward(ctx_, dy.device, x.device, w.device, rstd.device, {}, dy.device, dw.device);
   expect_match(dy, tolerance(300));
   expect_match(dw, tolerance(200));
 }
@@ -92,6 +101,20 @@ TEST_P(CudaRows, Rope) {
       rope(host_, host_table, positions.host, part(x.host), rotation);
       cuda::rope(ctx_, device_table, positions.device, part(x.device), rotation);
       expect_match(x, 2 * tolerance(2));
+    }
+    // Whole sequences, as if their positions were given.
+    const std::int64_t length = 41;
+    const Pair y = random_pair(GetParam(), {3 * length, (heads + 2) * width}, 3);
+    const Pair z = random_pair(GetParam(), {3 * length, (heads + 2) * width}, 3);
+    std::vector<std::int32_t> places;
+    for (std::int32_t n = 0; n < 3 * length; ++n) places.push_back(n % static_cast<std::int32_t>(length));
+    const IntPair at = pair_of(places);
+    for (const Rotation rotation : {Rotation::forward, Rotation::backward}) {
+      rope(host_, host_table, part(y.host).split(0, 3), rotation);
+      cuda::rope(ctx_, device_table, part(y.device).split(0, 3), rotation);
+      cuda::rope(ctx_, device_table, at.device, part(z.device), rotation);
+      expect_match(y, 2 * tolerance(2));
+      EXPECT_EQ(values_of(y.device), values_of(z.device));
     }
   }
 }

@@ -30,8 +30,7 @@ TEST_P(CudaScratch, HoldsNormsAndSums) {
   const Pair w = random_pair(DType::f32, {96}, 2);
   const Pair rstd = random_pair(DType::f32, {700}, 3);
   const Pair dw = random_pair(DType::f32, {96}, 4);
-  EXPECT_NO_THROW(
-      cuda::rms_norm_backward(ctx_, x.device, x.device, w.device, rstd.device, x.device, Write::replace, dw.device));
+  EXPECT_NO_THROW(cuda::rms_norm_backward(ctx_, x.device, x.device, w.device, rstd.device, {}, x.device, dw.device));
   EXPECT_NO_THROW(cuda::sum_of_squares(ctx_, dw.device));
   EXPECT_NO_THROW(cuda::rec_loss_forward(ctx_, RecDistance::mse, x.device, x.device, {}));
   device::synchronize(stream_);

@@ -3,11 +3,13 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "../model/shapes.hpp"
 #include "kernels/elementwise.hpp"
 #include "model/compute.hpp"
+#include "model/model_part.hpp"
 #include "tensor/half.hpp"
 
 namespace photon {
@@ -176,6 +178,43 @@ TEST_P(DeviceModel, RepeatsBitForBit) {
   EXPECT_EQ(a.ce, b.ce);
   EXPECT_EQ(a.rec, b.rec);
   EXPECT_EQ(values_of(first.flat()), values_of(second.flat()));
+}
+
+// Whatever the gradients held before, and whether the backward is split or not.
+TEST_P(DeviceModel, PartsWriteTheirGradientsAtOnceOrLater) {
+  const TokenBatch tokens(rows, length, config().vocab_size, 6);
+  Parameters expected(config(), Space::device);
+  backward(tokens.batch(), expected);
+  const GroupRange groups = all_groups(config(), tokens.batch());
+  std::vector<std::vector<float>> found;
+  for (const bool splits : {false, true}) {
+    const PassOptions options{.split_backward = splits};
+    const auto part = make_model_part(config(), all_layers(config()), device_->parameters(), 1, dtype(), options);
+    const std::int64_t bytes = stage_activation_bytes(config(), all_layers(config()), rows, length, groups.count,
+                                                      element_bytes(dtype()), options);
+    Arena arena(Space::device, bytes, "a part");
+    Parameters gradients(config(), Space::device);
+    for (const ParameterSpec& spec : gradients.specs()) {
+      fill(ctx(), gradients.view(spec.name), std::numeric_limits<float>::quiet_NaN());
+    }
+    begin_gradients(ctx(), gradients);
+    StagePass pass = part->begin(ctx(), arena, tokens.batch(), groups);
+    pass.write = Write::replace;
+    part->forward(ctx(), arena, pass);
+    part->begin_backward(ctx(), arena, pass);
+    for (std::int64_t module = num_modules(config()) - 1; module >= 0; --module) {
+      part->backward(ctx(), arena, gradients, pass, module, scales(), {});
+    }
+    for (std::int64_t module = 0; splits && module < num_modules(config()); ++module) {
+      part->backward_weights(ctx(), arena, gradients, pass, module);
+    }
+    compute_->synchronize();
+    EXPECT_EQ(arena.peak(), bytes);
+    found.push_back(values_of(gradients.flat()));
+  }
+  EXPECT_EQ(found[0], found[1]);
+  // Products that add to what is there may be other ones.
+  EXPECT_LT(relative_error(found[0], values_of(expected.flat())), dtype() == DType::f32 ? 1e-6 : 1e-5);
 }
 
 TEST_P(DeviceModel, EvaluationGivesTheSameLosses) {
