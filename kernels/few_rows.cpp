@@ -68,8 +68,7 @@ void few_linear(const Context& ctx, const ConstTensorView& x, const ConstTensorV
   const DType dtype = expect_few(ctx, x, w, y, w.size(0));
   if (residual) expect_tensor(ctx, residual, dtype, y.shape(), "residual");
   if (ctx.space == Space::device) return cuda::few_linear(ctx, x, w, residual, y);
-  if (residual && residual.data() != y.data()) copy_elements(ctx, residual, y);
-  linear_forward(ctx, x, w, y, residual ? Write::accumulate : Write::replace);
+  linear_forward(ctx, x, w, y, residual);
 }
 
 }  // namespace photon

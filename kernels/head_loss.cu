@@ -190,7 +190,7 @@ TensorView head_loss(const Context& ctx, Workspace& workspace, const ConstTensor
     with_float_type(dtype, [&]<class L>(L) { launch_rows<L>(stream_of(ctx), here, out); });
     if (!backward) continue;
     multiply(ctx, {.a = here, .b = w, .c = outputs.dy.slice(0, begin, count), .row_independent = row_independent});
-    multiply(ctx, {.a = here, .a_transposed = true, .b = rows, .c = outputs.dw, .write = Write::accumulate});
+    multiply(ctx, {.a = here, .a_transposed = true, .b = rows, .c = outputs.dw, .added = outputs.dw});
   }
   return loss;
 }

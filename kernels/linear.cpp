@@ -2,6 +2,7 @@
 
 #include "kernels/checks.hpp"
 #include "kernels/cpu/matmul.hpp"
+#include "kernels/elementwise.hpp"
 
 namespace photon {
 
@@ -18,15 +19,17 @@ cpu::Matrix transposed(const ConstTensorView& x) {
 }  // namespace
 
 void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
-                    Write write) {
+                    const ConstTensorView& added) {
   const DType dtype = activation_type(ctx, x, "x");
   expect_rank(ctx, x, dtype, 2, "x");
   expect_rank(ctx, w, dtype, 2, "w");
   expect_shape(w, {w.size(0), x.size(1)}, "w");
   expect_tensor(ctx, y, result_type(y, dtype), {x.size(0), w.size(0)}, "y");
-  if (ctx.space == Space::device) return cuda::linear_forward(ctx, x, w, y, write);
+  if (added) expect_tensor(ctx, added, y.dtype(), y.shape(), "added");
+  if (ctx.space == Space::device) return cuda::linear_forward(ctx, x, w, y, added);
   if (y.numel() == 0) return;
-  cpu::matmul(ctx.numerics, plain(x), plain(w), x.size(1), y.host<float>(), y.stride(0), write == Write::accumulate);
+  if (added && added.data() != y.data()) copy_elements(ctx, added, y);
+  cpu::matmul(ctx.numerics, plain(x), plain(w), x.size(1), y.host<float>(), y.stride(0), static_cast<bool>(added));
 }
 
 void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,

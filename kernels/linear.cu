@@ -6,25 +6,29 @@
 namespace photon::cuda {
 
 void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
-                    Write write) {
+                    const ConstTensorView& added) {
   // Not in deterministic mode: more rows go to cuBLASLt, which adds in another order.
-  if (ctx.numerics == Numerics::tuned && gemv_fits(x, w, y)) return gemv_forward(ctx, x, w, y, write);
+  if (ctx.numerics == Numerics::tuned && gemv_fits(x, w, y)) return gemv_forward(ctx, x, w, y, added);
   multiply(ctx, {.a = x,
                  .b = w,
                  .b_transposed = true,
                  .c = y,
-                 .write = write,
+                 .added = added,
                  .row_independent = ctx.numerics == Numerics::deterministic});
 }
 
 void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,
                            const TensorView& dx, Write write) {
-  multiply(ctx, {.a = dy, .b = w, .c = dx, .write = write, .row_independent = ctx.numerics == Numerics::deterministic});
+  multiply(ctx, {.a = dy,
+                 .b = w,
+                 .c = dx,
+                 .added = added_by(write, dx),
+                 .row_independent = ctx.numerics == Numerics::deterministic});
 }
 
 void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
                             const TensorView& dw, Write write) {
-  multiply(ctx, {.a = dy, .a_transposed = true, .b = x, .c = dw, .write = write});
+  multiply(ctx, {.a = dy, .a_transposed = true, .b = x, .c = dw, .added = added_by(write, dw)});
 }
 
 }  // namespace photon::cuda

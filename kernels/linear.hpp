@@ -9,10 +9,11 @@ namespace photon {
 // Whether an op's result replaces what the output holds or is added to it.
 enum class Write { replace, accumulate };
 
-// y[n, o] (+)= sum_k x[n, k] * w[o, k].   x [N, K], w [O, K], y [N, O]; x and y may have row strides.
-// Deterministic: the bits of y[n] depend on x[n] and w alone. N = 0 is allowed.
+// y[n, o] = added[n, o] + sum_k x[n, k] * w[o, k], or the sum alone where `added` is empty.   x [N, K], w [O, K], y and
+// `added` [N, O] of one dtype; they may be the same, and have row strides, as x may.
+// Deterministic: the bits of y[n] depend on x[n], added[n] and w alone. N = 0 is allowed.
 void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
-                    Write write = Write::replace);
+                    const ConstTensorView& added = {});
 
 // dx[n, k] (+)= sum_o dy[n, o] * w[o, k].   dy [N, O], dx [N, K]
 void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,
@@ -25,7 +26,7 @@ void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const
 // CUDA bodies: linear.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
 void linear_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
-                    Write write);
+                    const ConstTensorView& added = {});
 void linear_backward_input(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& w,
                            const TensorView& dx, Write write);
 void linear_backward_weight(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,

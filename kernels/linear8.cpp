@@ -12,12 +12,14 @@ void expect_result(const Context& ctx, const TensorView& view, DType dtype, cons
 
 }  // namespace
 
-void linear8_forward(const Context& ctx, const Quantized& x, const Quantized& w, const TensorView& y, Write write) {
+void linear8_forward(const Context& ctx, const Quantized& x, const Quantized& w, const TensorView& y,
+                     const ConstTensorView& added) {
   expect_rank(ctx, x.values, DType::u8, 2, "x");
   expect_rank(ctx, w.values, DType::u8, 2, "w");
   expect_shape(w.values, {w.values.size(0), x.values.size(1)}, "w");
   expect_result(ctx, y, DType::bf16, {x.values.size(0), w.values.size(0)}, "y");
-  cuda::linear8_forward(ctx, x, w, y, write);
+  if (added) expect_tensor(ctx, added, y.dtype(), y.shape(), "added");
+  cuda::linear8_forward(ctx, x, w, y, added);
 }
 
 void linear8_backward_input(const Context& ctx, const Quantized& dy, const Quantized& w, const TensorView& dx,

@@ -7,10 +7,11 @@
 
 namespace photon {
 
-// y[n, o] (+)= sum_k x[n, k] * w[o, k].   Reads x.values [N, K] and w.values [O, K]. The tensor cores of Hopper keep 14
-// bits of a sum here; in the gradients below they move partial sums to f32 in between.
+// y[n, o] = added[n, o] + sum_k x[n, k] * w[o, k], as linear_forward().   Reads x.values [N, K] and w.values [O, K].
+// The tensor cores of Hopper keep 14 bits of a sum here; in the gradients below they move partial sums to f32 in
+// between.
 void linear8_forward(const Context& ctx, const Quantized& x, const Quantized& w, const TensorView& y,
-                     Write write = Write::replace);
+                     const ConstTensorView& added = {});
 
 // dx[n, k] (+)= sum_o dy[n, o] * w[o, k].   Reads dy.values [N, O] and w.transposed [K, O].
 void linear8_backward_input(const Context& ctx, const Quantized& dy, const Quantized& w, const TensorView& dx,
@@ -22,7 +23,8 @@ void linear8_backward_weight(const Context& ctx, const Quantized& dy, const Quan
 
 // CUDA bodies: linear8.cu; a build without CUDA links kernels/not_configured.stub.cpp.
 namespace cuda {
-void linear8_forward(const Context& ctx, const Quantized& x, const Quantized& w, const TensorView& y, Write write);
+void linear8_forward(const Context& ctx, const Quantized& x, const Quantized& w, const TensorView& y,
+                     const ConstTensorView& added = {});
 void linear8_backward_input(const Context& ctx, const Quantized& dy, const Quantized& w, const TensorView& dx,
                             Write write);
 void linear8_backward_weight(const Context& ctx, const Quantized& dy, const Quantized& x, const TensorView& dw,

@@ -35,33 +35,7 @@ void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstT
   float* scale = rstd ? rstd.host<float>() : nullptr;
 #pragma omp parallel for schedule(static) if (rows * width > 8192)
   for (std::int64_t n = 0; n < rows; ++n) {
-    const float r =
-        cpu::loops().rms_norm_row(from + n * x.stride(0), nullptr, weight, eps, width, nullptr, to + n * y.stride(0));
-    if (scale != nullptr) scale[n] = r;
-  }
-}
-
-void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
-                          const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
-                          const TensorView& rstd, const TensorView& largest) {
-  expect_norm(ctx, x, w, y, rstd);
-  expect_tensor(ctx, delta, x.dtype(), x.shape(), "delta");
-  expect_tensor(ctx, sum, x.dtype(), x.shape(), "sum");
-  expect_largest(ctx, largest);
-  if (ctx.space == Space::device) return cuda::add_rms_norm_forward(ctx, x, delta, w, eps, sum, y, rstd, largest);
-  const std::int64_t rows = x.size(0);
-  const std::int64_t width = x.size(1);
-  if (x.numel() == 0) return;
-  const float* from = x.host<float>();
-  const float* more = delta.host<float>();
-  const float* weight = w.host<float>();
-  float* total = sum.host<float>();
-  float* to = y.host<float>();
-  float* scale = rstd ? rstd.host<float>() : nullptr;
-#pragma omp parallel for schedule(static) if (rows * width > 8192)
-  for (std::int64_t n = 0; n < rows; ++n) {
-    const float r = cpu::loops().rms_norm_row(from + n * x.stride(0), more + n * delta.stride(0), weight, eps, width,
-                                              total + n * sum.stride(0), to + n * y.stride(0));
+    const float r = cpu::loops().rms_norm_row(from + n * x.stride(0), weight, eps, width, to + n * y.stride(0));
     if (scale != nullptr) scale[n] = r;
   }
 }

@@ -49,8 +49,7 @@ __device__ inline float sum_of_row(float x) {
 
 template <class T, int N, int num_warps>
 __global__ void __launch_bounds__(threads, 2)
-    held_forward_kernel(const T* x, std::int64_t x_stride, const T* delta, std::int64_t delta_stride, T* sum,
-                        std::int64_t sum_stride, const float* __restrict__ w, float eps, T* __restrict__ y,
+    held_forward_kernel(const T* x, std::int64_t x_stride, const float* __restrict__ w, float eps, T* __restrict__ y,
                         std::int64_t y_stride, float* __restrict__ rstd, unsigned* largest, std::int64_t num_rows,
                         int width) {
   using Row = Held<T, N, num_warps>;
@@ -59,21 +58,6 @@ __global__ void __launch_bounds__(threads, 2)
   if (row >= num_rows) return;  // all threads that share the row
   Row held;
   held.load(x + row * x_stride, width);
-  if (delta != nullptr) {
-    Row more;
-    more.load(delta + row * delta_stride, width);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if (Row::at(i) >= width) continue;
-#pragma unroll
-      for (int j = 0; j < num_pairs; ++j) {
-        const float2 a = held.x[i].pair(j);
-        const float2 b = more.x[i].pair(j);
-        held.x[i].set_pair(j, {a.x + b.x, a.y + b.y});
-      }
-      store_held(sum + row * sum_stride + Row::at(i), held.x[i]);
-    }
-  }
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -245,10 +229,8 @@ bool with_held_rows(std::int64_t width, Body&& body) {
   return with_packs(std::integral_constant<int, 1>{}) || with_packs(std::integral_constant<int, rows_a_block>{});
 }
 
-// delta and sum are null for the plain norm.
 template <class T, class W, int V>
-__global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta, std::int64_t delta_stride, T* sum,
-                               std::int64_t sum_stride, const W* __restrict__ w, float eps, T* __restrict__ y,
+__global__ void forward_kernel(const T* x, std::int64_t x_stride, const W* __restrict__ w, float eps, T* __restrict__ y,
                                std::int64_t y_stride, float* __restrict__ rstd, unsigned* largest,
                                std::int64_t num_rows, int width) {
   const std::int64_t row = std::int64_t{blockIdx.x} * rows_a_block + threadIdx.x / warp_width;
@@ -257,20 +239,14 @@ __global__ void forward_kernel(const T* x, std::int64_t x_stride, const T* delta
   x += row * x_stride;
   float squares = 0;
   for (int d = lane * V; d < width; d += warp_width * V) {
-    Pack<T, V> p = load_pack<V>(x + d);
-    if (delta != nullptr) {
-      const Pack<T, V> q = load_pack<V>(delta + row * delta_stride + d);
-      for (int i = 0; i < V; ++i) p.v[i] = from_f32<T>(to_f32(p.v[i]) + to_f32(q.v[i]));
-      store_pack(sum + row * sum_stride + d, p);
-    }
+    const Pack<T, V> p = load_pack<V>(x + d);
     for (int i = 0; i < V; ++i) squares += to_f32(p.v[i]) * to_f32(p.v[i]);
   }
   const float scale = rsqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
   if (rstd != nullptr && lane == 0) rstd[row] = scale;
-  const T* const from = delta != nullptr ? sum + row * sum_stride : x;  // each lane reads back what it wrote itself
   unsigned most = 0;
   for (int d = lane * V; d < width; d += warp_width * V) {
-    const Pack<T, V> p = load_pack<V>(from + d);
+    const Pack<T, V> p = load_pack<V>(x + d);
     const Pack<W, V> weight = load_pack<V>(w + d);
     Pack<T, V> result;
     for (int i = 0; i < V; ++i) {
@@ -335,45 +311,31 @@ __global__ void backward_kernel(const T* dy, std::int64_t dy_stride, const T* __
   if (largest != nullptr) raise_by_block(largest, most);
 }
 
-void forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta, const ConstTensorView& w,
-             double eps, const TensorView& sum, const TensorView& y, const TensorView& rstd,
-             const TensorView& largest) {
+}  // namespace
+
+void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
+                      const TensorView& y, const TensorView& rstd, const TensorView& largest) {
   const std::int64_t num_rows = x.size(0);
   unsigned* const found = cleared_largest(ctx, largest);
   if (num_rows == 0) return;
-  const bool full = all_pack(x, delta, w, ConstTensorView(sum), ConstTensorView(y));
+  const bool full = all_pack(x, w, ConstTensorView(y));
   with_float_type(x.dtype(), [&]<class T>(T) {
     const auto held = [&]<int N, int num_warps>() {
       held_forward_kernel<T, N, num_warps>
           <<<grid_of(ceil_div(num_rows * num_warps, rows_a_block), std::numeric_limits<int>::max()), threads, 0,
-             stream_of(ctx)>>>(device_data<T>(x), x.stride(0), optional_data<T>(delta), delta ? delta.stride(0) : 0,
-                               optional_data<T>(sum), sum ? sum.stride(0) : 0, device_data<float>(w),
-                               static_cast<float>(eps), device_data<T>(y), y.stride(0), optional_data<float>(rstd),
-                               found, num_rows, static_cast<int>(x.size(1)));
+             stream_of(ctx)>>>(device_data<T>(x), x.stride(0), device_data<float>(w), static_cast<float>(eps),
+                               device_data<T>(y), y.stride(0), optional_data<float>(rstd), found, num_rows,
+                               static_cast<int>(x.size(1)));
     };
     if (full && with_held_rows<T>(x.size(1), held)) return;
     with_pack<T>(full, [&]<int V>(std::integral_constant<int, V>) {
       forward_kernel<T, float, V>
           <<<grid_of(ceil_div(num_rows, rows_a_block), std::numeric_limits<int>::max()), threads, 0, stream_of(ctx)>>>(
-              device_data<T>(x), x.stride(0), optional_data<T>(delta), delta ? delta.stride(0) : 0,
-              optional_data<T>(sum), sum ? sum.stride(0) : 0, device_data<float>(w), static_cast<float>(eps),
-              device_data<T>(y), y.stride(0), optional_data<float>(rstd), found, num_rows, static_cast<int>(x.size(1)));
+              device_data<T>(x), x.stride(0), device_data<float>(w), static_cast<float>(eps), device_data<T>(y),
+              y.stride(0), optional_data<float>(rstd), found, num_rows, static_cast<int>(x.size(1)));
     });
   });
   PHOTON_CUDA_CHECK(cudaGetLastError());
-}
-
-}  // namespace
-
-void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
-                      const TensorView& y, const TensorView& rstd, const TensorView& largest) {
-  forward(ctx, x, {}, w, eps, {}, y, rstd, largest);
-}
-
-void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
-                          const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
-                          const TensorView& rstd, const TensorView& largest) {
-  forward(ctx, x, delta, w, eps, sum, y, rstd, largest);
 }
 
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,

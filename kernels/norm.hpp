@@ -1,4 +1,4 @@
-// RMSNorm, alone and fused with the residual addition before it.
+// RMSNorm.
 #pragma once
 
 #include "tensor/context.hpp"
@@ -12,11 +12,6 @@ namespace photon {
 void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
                       const TensorView& y, const TensorView& rstd, const TensorView& largest = {});
 
-// sum = x + delta, then y, rstd = rms_norm(sum). sum [N, D] may alias x or delta.
-void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
-                          const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
-                          const TensorView& rstd, const TensorView& largest = {});
-
 // dx = before + the gradient of x, or that alone where `before` is empty, and dw (accumulated) from dy; x is what the
 // forward normalised. dx may alias `before`, or dy where there is none. `y`, when given, becomes what the forward made
 // of x, bit for bit: [N, D], no alias of the others. `largest` as above, of dx.
@@ -29,9 +24,6 @@ void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const Cons
 namespace cuda {
 void rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, double eps,
                       const TensorView& y, const TensorView& rstd, const TensorView& largest = {});
-void add_rms_norm_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& delta,
-                          const ConstTensorView& w, double eps, const TensorView& sum, const TensorView& y,
-                          const TensorView& rstd, const TensorView& largest = {});
 void rms_norm_backward(const Context& ctx, const ConstTensorView& dy, const ConstTensorView& x,
                        const ConstTensorView& w, const ConstTensorView& rstd, const ConstTensorView& before,
                        const TensorView& dx, const TensorView& dw, const TensorView& y = {},

@@ -70,7 +70,7 @@ void quantize(const Context&, const ConstTensorView&, const Quantized&, const Co
 bool has_float8() {
   return false;
 }
-void linear8_forward(const Context&, const Quantized&, const Quantized&, const TensorView&, Write) {
+void linear8_forward(const Context&, const Quantized&, const Quantized&, const TensorView&, const ConstTensorView&) {
   throw NotConfigured("linear8_forward on a GPU", "CUDA");
 }
 void linear8_backward_input(const Context&, const Quantized&, const Quantized&, const TensorView&, Write) {
@@ -148,7 +148,8 @@ void add_head_loss_backward(const Context&, const ConstTensorView&, const ConstT
                             const ConstTensorView&, double, const TensorView&, const TensorView&, const TensorView&) {
   throw NotConfigured("add_head_loss_backward on a GPU", "CUDA");
 }
-void linear_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&, Write) {
+void linear_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&,
+                    const ConstTensorView&) {
   throw NotConfigured("linear_forward on a GPU", "CUDA");
 }
 void linear_backward_input(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&, Write) {
@@ -160,10 +161,6 @@ void linear_backward_weight(const Context&, const ConstTensorView&, const ConstT
 void rms_norm_forward(const Context&, const ConstTensorView&, const ConstTensorView&, double, const TensorView&,
                       const TensorView&, const TensorView&) {
   throw NotConfigured("rms_norm_forward on a GPU", "CUDA");
-}
-void add_rms_norm_forward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
-                          double, const TensorView&, const TensorView&, const TensorView&, const TensorView&) {
-  throw NotConfigured("add_rms_norm_forward on a GPU", "CUDA");
 }
 void rms_norm_backward(const Context&, const ConstTensorView&, const ConstTensorView&, const ConstTensorView&,
                        const ConstTensorView&, const ConstTensorView&, const TensorView&, const TensorView&,

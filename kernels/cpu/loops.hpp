@@ -107,9 +107,8 @@ struct Loops {
                      std::int64_t outputs, std::int64_t k, float* c, std::int64_t ldc, bool accumulate);
   void (*dot_panel)(const Matrix& a, bool pack_a, const Matrix& b, bool pack_b, std::int64_t k, float* c,
                     std::int64_t ldc, bool accumulate, float* scratch);
-  // sum = x + delta when delta is not null (else x is normalised in place of sum); y = sum * rstd * w; returns rstd.
-  float (*rms_norm_row)(const float* x, const float* delta, const float* w, double eps, std::int64_t width, float* sum,
-                        float* y);
+  // Returns rstd.
+  float (*rms_norm_row)(const float* x, const float* w, double eps, std::int64_t width, float* y);
   // dx = before + the gradient of a row, without `before` where that is null; dw += its share of the weight's gradient;
   // y, unless null, becomes the row that was made of x.
   void (*rms_norm_backward_row)(const float* dy, const float* x, const float* w, float rstd, std::int64_t width,

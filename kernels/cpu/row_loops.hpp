@@ -6,27 +6,16 @@
 
 namespace photon::cpu::PHOTON_ISA {
 
-inline float rms_norm_row(const float* x, const float* delta, const float* w, double eps, std::int64_t width,
-                          float* sum, float* y) {
+inline float rms_norm_row(const float* x, const float* w, double eps, std::int64_t width, float* y) {
   Vec squares{};
-  const float* from = x;
-  if (delta != nullptr) {
-    for (std::int64_t i = 0; i < width; i += lanes) {
-      const Vec v = load_upto(x + i, width - i) + load_upto(delta + i, width - i);
-      squares = fma(v, v, squares);
-      store_upto(sum + i, v, width - i);
-    }
-    from = sum;
-  } else {
-    for (std::int64_t i = 0; i < width; i += lanes) {
-      const Vec v = load_upto(x + i, width - i);
-      squares = fma(v, v, squares);
-    }
+  for (std::int64_t i = 0; i < width; i += lanes) {
+    const Vec v = load_upto(x + i, width - i);
+    squares = fma(v, v, squares);
   }
   const double mean = static_cast<double>(sum_lanes(squares)) / static_cast<double>(width);
   const float rstd = static_cast<float>(1.0 / __builtin_sqrt(mean + eps));
   for (std::int64_t i = 0; i < width; i += lanes) {
-    store_upto(y + i, load_upto(from + i, width - i) * rstd * load_upto(w + i, width - i), width - i);
+    store_upto(y + i, load_upto(x + i, width - i) * rstd * load_upto(w + i, width - i), width - i);
   }
   return rstd;
 }

@@ -28,7 +28,7 @@ struct Call {
   const void* b_scale = nullptr;
   TensorView c;
   cudaDataType_t c_type = CUDA_R_32F;
-  bool accumulate = false;
+  ConstTensorView added;  // empty: nothing
   bool fast = false;
   bool row_independent = false;
   bool measured = false;
@@ -36,11 +36,12 @@ struct Call {
   std::int64_t m() const { return c.size(0); }
   std::int64_t n() const { return c.size(1); }
   std::int64_t k() const { return a.size(a_transposed ? 0 : 1); }
+  bool in_place() const { return added && added.data() == c.data(); }
 };
 
 // All that the choice of an algorithm depends on: shapes, row strides, types, alignments, transpositions, what is
 // added.
-using ProductKey = std::array<std::int64_t, 15>;
+using ProductKey = std::array<std::int64_t, 16>;
 
 cudaDataType_t type_of(DType dtype) {
   return dtype == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
@@ -109,11 +110,13 @@ struct Layouts {
   Layout a;
   Layout b;
   Layout c;
+  Layout added;
 };
 Layouts make_layouts(const Call& p, std::int64_t m) {
   return {make_layout(p.a_type, p.a_transposed ? m : p.k(), p.a_transposed ? p.k() : m, row_stride(p.a)),
           make_layout(p.b_type, p.b_transposed ? p.k() : p.n(), p.b_transposed ? p.n() : p.k(), row_stride(p.b)),
-          make_layout(p.c_type, p.n(), m, row_stride(p.c))};
+          make_layout(p.c_type, p.n(), m, row_stride(p.c)),
+          make_layout(p.c_type, p.n(), m, row_stride(p.added ? p.added : p.c))};
 }
 
 ProductKey key_of(const Call& p, std::int64_t m) {
@@ -129,16 +132,18 @@ ProductKey key_of(const Call& p, std::int64_t m) {
           (p.a_transposed ? 1 : 0) + (p.b_transposed ? 2 : 0),
           alignment_of(p.a.data()),
           alignment_of(p.b.data()),
-          alignment_of(p.c.data()),
-          p.accumulate ? 1 : 0,
-          p.fast ? 1 : 0};
+          std::min(alignment_of(p.c.data()), alignment_of(p.added ? p.added.data() : p.c.data())),
+          p.added ? 1 : 0,
+          p.fast ? 1 : 0,
+          p.added && !p.in_place() ? row_stride(p.added) : 0};
 }
 
 // The same as text, for product_choices.hpp.
 std::string text_of(const ProductKey& key) {
-  return fmt::format("m={} n={} k={} strides={},{},{} types={},{},{} transposed={} aligned={},{},{} beta={}{}", key[0],
-                     key[1], key[2], key[3], key[4], key[5], name_of_type(key[6]), name_of_type(key[7]),
-                     name_of_type(key[8]), key[9], key[10], key[11], key[12], key[13], key[14] != 0 ? " fast" : "");
+  return fmt::format("m={} n={} k={} strides={},{},{} types={},{},{} transposed={} aligned={},{},{} beta={}{}{}",
+                     key[0], key[1], key[2], key[3], key[4], key[5], name_of_type(key[6]), name_of_type(key[7]),
+                     name_of_type(key[8]), key[9], key[10], key[11], key[12], key[13], key[14] != 0 ? " fast" : "",
+                     key[15] != 0 ? fmt::format(" added={}", key[15]) : "");
 }
 
 bool under_capture(cudaStream_t stream) {
@@ -192,10 +197,10 @@ class Blas {
   cublasStatus_t run(const Context& ctx, const Call& p, const Operation& operation, const Layouts& layouts,
                      const cublasLtMatmulAlgo_t& algorithm, void* result) {
     const float alpha = 1.0F;
-    const float beta = p.accumulate ? 1.0F : 0.0F;
+    const float beta = p.added ? 1.0F : 0.0F;
     return cublasLtMatmul(library_.get(), operation.get(), &alpha, p.b.data(), layouts.b.get(), p.a.data(),
-                          layouts.a.get(), &beta, p.c.data(), layouts.c.get(), result, layouts.c.get(), &algorithm,
-                          workspace_.data(), static_cast<std::size_t>(workspace_bytes),
+                          layouts.a.get(), &beta, p.added ? p.added.data() : p.c.data(), layouts.added.get(), result,
+                          layouts.c.get(), &algorithm, workspace_.data(), static_cast<std::size_t>(workspace_bytes),
                           static_cast<cudaStream_t>(ctx.stream.handle()));
   }
 
@@ -223,7 +228,7 @@ class Blas {
     const auto algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(choice->algorithm);
     cublasLtMatmulHeuristicResult_t result{};
     const bool good =
-        cublasLtMatmulAlgoCheck(library_.get(), operation.get(), layouts.b.get(), layouts.a.get(), layouts.c.get(),
+        cublasLtMatmulAlgoCheck(library_.get(), operation.get(), layouts.b.get(), layouts.a.get(), layouts.added.get(),
                                 layouts.c.get(), &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
         result.workspaceSize <= static_cast<std::size_t>(workspace_bytes);
     return good ? algorithm : candidates(p, operation, layouts, 1).front();
@@ -241,7 +246,7 @@ class Blas {
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(workspace_bytes));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(p.b.data()));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(p.a.data()));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(p.c.data()));
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(p.added ? p.added.data() : p.c.data()));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(p.c.data()));
     if (p.row_independent) {
       // A sum split among blocks may be split by how many rows there are.
@@ -251,7 +256,7 @@ class Blas {
     int num_results = 0;
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(library_.get(), operation.get(), layouts.b.get(), layouts.a.get(),
-                                       layouts.c.get(), layouts.c.get(), raw, most, results.data(), &num_results);
+                                       layouts.added.get(), layouts.c.get(), raw, most, results.data(), &num_results);
     std::vector<cublasLtMatmulAlgo_t> algorithms;
     for (int i = 0; i < num_results; ++i) {
       const cublasLtMatmulHeuristicResult_t& result = results[static_cast<std::size_t>(i)];
@@ -285,13 +290,22 @@ void multiply(const Context& ctx, const Product& p) {
   PHOTON_EXPECT(k == p.b.size(p.b_transposed ? 1 : 0) && p.c.size(0) == p.a.size(p.a_transposed ? 1 : 0) &&
                     p.c.size(1) == p.b.size(p.b_transposed ? 0 : 1),
                 "a matrix product of {} and {} into {}", p.a.shape().str(), p.b.shape().str(), p.c.shape().str());
+  PHOTON_EXPECT(!p.added || (p.added.shape() == p.c.shape() && p.added.dtype() == p.c.dtype()),
+                "a matrix product into {} {} that is added to {} {}", name_of(p.c.dtype()), p.c.shape().str(),
+                name_of(p.added.dtype()), p.added.shape().str());
   if (p.c.numel() == 0) return;
   if (k == 0) {  // an empty sum
-    if (p.write == Write::accumulate) return;
-    PHOTON_CUDA_CHECK(cudaMemset2DAsync(p.c.data(), static_cast<std::size_t>(row_stride(p.c)) * size_of(p.c.dtype()), 0,
-                                        static_cast<std::size_t>(p.c.size(1)) * size_of(p.c.dtype()),
-                                        static_cast<std::size_t>(p.c.size(0)),
-                                        static_cast<cudaStream_t>(ctx.stream.handle())));
+    const auto stream = static_cast<cudaStream_t>(ctx.stream.handle());
+    const auto bytes = [&](std::int64_t elements) { return static_cast<std::size_t>(elements) * size_of(p.c.dtype()); };
+    if (p.added) {
+      if (p.added.data() == p.c.data()) return;
+      PHOTON_CUDA_CHECK(cudaMemcpy2DAsync(p.c.data(), bytes(row_stride(p.c)), p.added.data(),
+                                          bytes(row_stride(p.added)), bytes(p.c.size(1)),
+                                          static_cast<std::size_t>(p.c.size(0)), cudaMemcpyDeviceToDevice, stream));
+      return;
+    }
+    PHOTON_CUDA_CHECK(cudaMemset2DAsync(p.c.data(), bytes(row_stride(p.c)), 0, bytes(p.c.size(1)),
+                                        static_cast<std::size_t>(p.c.size(0)), stream));
     return;
   }
   Blas::current().multiply(ctx, {.a = p.a,
@@ -302,7 +316,7 @@ void multiply(const Context& ctx, const Product& p) {
                                  .b_type = type_of(p.b.dtype()),
                                  .c = p.c,
                                  .c_type = type_of(p.c.dtype()),
-                                 .accumulate = p.write == Write::accumulate,
+                                 .added = p.added,
                                  .row_independent = p.row_independent,
                                  .measured = ctx.numerics == Numerics::tuned && !p.row_independent});
 }
@@ -333,7 +347,7 @@ void multiply(const Context& ctx, const Product8& p) {
                                  .b_scale = p.b_scale.data(),
                                  .c = p.c,
                                  .c_type = type_of(p.c.dtype()),
-                                 .accumulate = p.write == Write::accumulate,
+                                 .added = p.added,
                                  .fast = p.fast,
                                  .measured = ctx.numerics == Numerics::tuned});
 }

@@ -12,8 +12,8 @@ constexpr int steps = 6;  // loads under way at once, a lane
 
 template <class Out>
 __global__ void __launch_bounds__(threads)
-    gemv_kernel(const bf16* __restrict__ x, const bf16* __restrict__ w, std::int64_t w_stride, Out* __restrict__ y,
-                int num_outputs, int num_terms, bool accumulate) {
+    gemv_kernel(const bf16* __restrict__ x, const bf16* __restrict__ w, std::int64_t w_stride, Out* y, int num_outputs,
+                int num_terms, const Out* added) {
   const int lane = static_cast<int>(threadIdx.x) % warp_width;
   const int output = static_cast<int>((blockIdx.x * threads + threadIdx.x) / warp_width);
   if (output >= num_outputs) return;
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(threads)
     }
   }
   sum = warp_sum(sum);
-  if (lane == 0) y[output] = from_f32<Out>(accumulate ? to_f32(y[output]) + sum : sum);
+  if (lane == 0) y[output] = from_f32<Out>(added != nullptr ? to_f32(added[output]) + sum : sum);
 }
 
 }  // namespace
@@ -51,12 +51,12 @@ bool gemv_fits(const ConstTensorView& x, const ConstTensorView& w, const TensorV
 }
 
 void gemv_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
-                  Write write) {
+                  const ConstTensorView& added) {
   PHOTON_EXPECT(gemv_fits(x, w, y), "a product of {} and {} as one row", x.shape().str(), w.shape().str());
   with_float_type(y.dtype(), [&]<class Out>(Out) {
     gemv_kernel<Out><<<static_cast<unsigned>(ceil_div(w.size(0) * warp_width, threads)), threads, 0, stream_of(ctx)>>>(
         device_data<bf16>(x), device_data<bf16>(w), w.stride(0), device_data<Out>(y), static_cast<int>(w.size(0)),
-        static_cast<int>(w.size(1)), write == Write::accumulate);
+        static_cast<int>(w.size(1)), optional_data<Out>(added));
     PHOTON_CUDA_CHECK(cudaGetLastError());
   });
 }

@@ -11,8 +11,9 @@ namespace photon::cuda {
 // aligned.
 bool gemv_fits(const ConstTensorView& x, const ConstTensorView& w, const TensorView& y);
 
-// y (+)= x w^T in float32 sums of one fixed order; the weight is read once.
+// y = added + x w^T, or without where that is empty (it may be y), in float32 sums of one fixed order; the weight is
+// read once.
 void gemv_forward(const Context& ctx, const ConstTensorView& x, const ConstTensorView& w, const TensorView& y,
-                  Write write);
+                  const ConstTensorView& added);
 
 }  // namespace photon::cuda

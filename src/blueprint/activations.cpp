@@ -187,7 +187,6 @@ std::int64_t stack_forward_scratch_bytes(const StackConfig& stack, const StackPa
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
   meter.activations(n * w.d);
-  meter.activations(n * w.d);
   meter.activations(n * w.f);
   if (options.fp8) meter.floats(1);
   const std::int64_t base = meter.used();
@@ -246,7 +245,6 @@ std::int64_t stack_inference_bytes(const StackConfig& stack, std::int64_t width,
   Meter meter(element);
   const Widths w = widths(stack, width);
   const std::int64_t n = shape.rows();
-  meter.activations(n * w.d);
   meter.activations(n * w.d);
   meter.activations(n * w.f);
   meter.activations(n * w.d);

@@ -57,7 +57,7 @@ void add_products(std::vector<KernelCase>& cases, const std::string& what, std::
                      const TensorView to = o.zeros(DType::bf16, {rows, outputs});
                      return Product8Call(o, Float8::e4m3, {rows, inputs}, {outputs, inputs})
                          .then([=](const Context& ctx, const Quantized& a, const Quantized& b) {
-                           cuda::linear8_forward(ctx, a, b, to, Write::replace);
+                           cuda::linear8_forward(ctx, a, b, to);
                          });
                    }});
   cases.push_back({"linear8_backward_input", shape, y + w + 2 * x, flops, [=](Operands& o) -> Call {

@@ -125,16 +125,6 @@ void add_norms(std::vector<KernelCase>& cases) {
                      const TensorView rstd = o.zeros(f32, {decoder_rows});
                      return [=](const Context& ctx) { cuda::rms_norm_forward(ctx, x, w, eps, y, rstd); };
                    }});
-  cases.push_back({"add_rms_norm_forward", shape, bytes_of(4 * n), 0, [=](Operands& o) -> Call {
-                     const TensorView x = o.values(bf16, rows);
-                     const TensorView delta = o.values(bf16, rows);
-                     const TensorView sum = o.zeros(bf16, rows);
-                     const TensorView y = o.zeros(bf16, rows);
-                     const TensorView w = o.values(f32, {width});
-                     const TensorView rstd = o.zeros(f32, {decoder_rows});
-                     return
-                         [=](const Context& ctx) { cuda::add_rms_norm_forward(ctx, x, delta, w, eps, sum, y, rstd); };
-                   }});
   cases.push_back({"rms_norm_backward", shape + ", accumulated", bytes_of(4 * n), 0, [=](Operands& o) -> Call {
                      const TensorView dy = o.values(bf16, rows);
                      const TensorView x = o.values(bf16, rows);
@@ -275,7 +265,7 @@ void add_product(std::vector<KernelCase>& cases, const std::string& what, std::i
                      const TensorView x = o.values(bf16, {rows, inputs});
                      const TensorView w = o.values(bf16, {outputs, inputs});
                      const TensorView y = o.zeros(bf16, {rows, outputs});
-                     return [=](const Context& ctx) { cuda::linear_forward(ctx, x, w, y, Write::replace); };
+                     return [=](const Context& ctx) { cuda::linear_forward(ctx, x, w, y); };
                    }});
   cases.push_back({"linear_backward_input", shape, bytes_of(activations + weights), flops, [=](Operands& o) -> Call {
                      const TensorView dy = o.values(bf16, {rows, outputs});

@@ -45,9 +45,10 @@ KvCache CachedStack::make_cache(Space space, DType dtype, std::int64_t slots, st
 }
 
 std::int64_t CachedStack::layer_bytes(std::int64_t rows, std::int64_t outputs, std::int64_t element) const {
-  // qkv and, where trimmed, q; h; the carried stream; attention; what o and down give; gate, up and their product.
+  // qkv and, where trimmed, q; h; the carried stream; attention and, where trimmed, its sum; gate, up and their
+  // product.
   return arena_bytes(rows * (width_ + 2 * kv_width()), element) + arena_bytes(outputs * width_, element) +
-         2 * arena_bytes(rows * width_, element) + 3 * arena_bytes(outputs * width_, element) +
+         2 * arena_bytes(rows * width_, element) + 2 * arena_bytes(outputs * width_, element) +
          arena_bytes(outputs * 2 * config_.ffn, element) + arena_bytes(outputs * config_.ffn, element);
 }
 
@@ -65,15 +66,14 @@ void CachedStack::close_layer(const Context& ctx, Arena& arena, const LayerTenso
   const ArenaScope scope(arena);
   const DType dtype = attn.dtype();
   const std::int64_t m = attn.size(0);
-  const TensorView delta = arena.allocate(dtype, {m, width_});
   const TensorView gate_up = arena.allocate(dtype, {m, 2 * config_.ffn});
   const TensorView act = arena.allocate(dtype, {m, config_.ffn});
-  linear_forward(ctx, attn, w.o, delta);
-  add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, next, h, TensorView());
+  linear_forward(ctx, attn, w.o, next, residual);
+  rms_norm_forward(ctx, next, w.mlp_norm, norm_eps_, h, TensorView());
   linear_forward(ctx, h, w.gate_up, gate_up);
   swiglu_forward(ctx, gate_up, act);
-  linear_forward(ctx, act, w.down, delta);
-  add_rms_norm_forward(ctx, next, delta, norm, norm_eps_, next, h, TensorView());
+  linear_forward(ctx, act, w.down, next, next);
+  rms_norm_forward(ctx, next, norm, norm_eps_, h, TensorView());
 }
 
 void CachedStack::step(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,

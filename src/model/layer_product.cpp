@@ -14,15 +14,16 @@ Quantized allocate_product_input(Arena& arena, const PassOptions& options, std::
 }
 
 void product_forward(const Context& ctx, Arena& arena, const ConstTensorView& x, const LayerWeight& weight,
-                     const Quantized& kept, const TensorView& y, const ConstTensorView& largest) {
-  if (!kept) return linear_forward(ctx, x, weight.matrix, y);
+                     const Quantized& kept, const TensorView& y, const ConstTensorView& largest,
+                     const ConstTensorView& added) {
+  if (!kept) return linear_forward(ctx, x, weight.matrix, y, added);
   PHOTON_EXPECT(weight.eight, "a product of 8-bit floats with a weight {} that has no copy in them",
                 weight.matrix.shape().str());
   const ArenaScope scope(arena);
   Quantized copies = kept;
   copies.values = arena.allocate(DType::u8, x.shape());
   quantize(ctx, x, copies, largest);
-  linear8_forward(ctx, copies, weight.eight, y);
+  linear8_forward(ctx, copies, weight.eight, y, added);
 }
 
 void product_backward(const Context& ctx, Arena& arena, const ConstTensorView& dy, const ConstTensorView& x,

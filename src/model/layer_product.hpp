@@ -23,9 +23,11 @@ struct LayerWeight {
 Quantized allocate_product_input(Arena& arena, const PassOptions& options, std::int64_t rows, std::int64_t outputs,
                                  std::int64_t inputs, bool backward_follows);
 
-// y = x W^T, in 8-bit floats where `kept` is not empty. Scratch from `arena`. `largest`: as quantize() takes it, of x.
+// y = x W^T, in 8-bit floats where `kept` is not empty, added to `added` (linear_forward()). Scratch from `arena`.
+// `largest`: as quantize() takes it, of x.
 void product_forward(const Context& ctx, Arena& arena, const ConstTensorView& x, const LayerWeight& weight,
-                     const Quantized& kept, const TensorView& y, const ConstTensorView& largest = {});
+                     const Quantized& kept, const TensorView& y, const ConstTensorView& largest = {},
+                     const ConstTensorView& added = {});
 
 // dw (+)= dy^T x, as `write` says, unless dw is empty; dx = dy W unless dx is. x is read for dw where `kept` is empty,
 // and may be dx. `largest` of dy.

@@ -153,20 +153,18 @@ void Stack::attend(const Context& ctx, const StackShape& shape, const LayerSaved
 }
 
 void Stack::layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape,
-                          bool trimmed, const ConstTensorView& x, const TensorView& h_all, const TensorView& delta_all,
-                          const TensorView& largest, const LayerSaved& layer) const {
+                          bool trimmed, const ConstTensorView& x, const TensorView& h_all, const TensorView& largest,
+                          const LayerSaved& layer) const {
   project(ctx, arena, w, shape, trimmed, h_all, largest, layer);
   attend(ctx, shape, layer);
-  const std::int64_t m = layer.mid.size(0);
-  const TensorView delta = delta_all.slice(0, 0, m);
-  const TensorView h = h_all.slice(0, 0, m);
-  product_forward(ctx, arena, layer.attn, {w.o, w.o8}, layer.o_in, delta);
   ConstTensorView residual = x;
   if (trimmed) {
     copy_elements(ctx, output_rows(x, shape), layer.mid.split(0, shape.sequences));
     residual = layer.mid;
   }
-  add_rms_norm_forward(ctx, residual, delta, w.mlp_norm, norm_eps_, layer.mid, h, layer.rstd2, largest);
+  const TensorView h = h_all.slice(0, 0, layer.mid.size(0));
+  product_forward(ctx, arena, layer.attn, {w.o, w.o8}, layer.o_in, layer.mid, {}, residual);
+  rms_norm_forward(ctx, layer.mid, w.mlp_norm, norm_eps_, h, layer.rstd2, largest);
   product_forward(ctx, arena, h, {w.gate_up, w.gate_up8}, layer.gate_up_in, layer.gate_up, largest);
 }
 
@@ -196,7 +194,6 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
 
   const ArenaScope scope(arena);
   const TensorView h_all = floats(arena, {n, width_});
-  const TensorView delta_all = floats(arena, {n, width_});
   const TensorView act_all = floats(arena, {n, config_.ffn});
   const TensorView carried = keeping ? TensorView() : floats(arena, {n, width_});  // the stream between unsaved layers
   const PassOptions options = keeping ? saved->options : PassOptions();
@@ -213,25 +210,20 @@ void Stack::run(const Context& ctx, Arena& arena, const StackTensors& weights, c
     const LayerSaved layer = saving ? saved->layers[i] : allocate_layer(arena, shape, trimmed, false, options);
     if (i == 0) rms_norm_forward(ctx, stream, w.attn_norm, norm_eps_, h_all, layer.rstd1, largest);
 
-    layer_forward(ctx, arena, w, shape, trimmed, stream, h_all, delta_all, largest, layer);
-    const TensorView delta = delta_all.slice(0, 0, m);
+    layer_forward(ctx, arena, w, shape, trimmed, stream, h_all, largest, layer);
     const TensorView act = act_all.slice(0, 0, m);
     swiglu_forward(ctx, layer.gate_up, act, largest);
-    product_forward(ctx, arena, act, {w.down, w.down8}, layer.down_in, delta, largest);
-
-    if (last && !part_.ends()) {
-      copy_elements(ctx, layer.mid, out.reshape({m, width_}));
-      copy_elements(ctx, delta, out.reshape({m, width_}), Write::accumulate);
-    } else if (last) {
-      add_rms_norm_forward(ctx, layer.mid, delta, weights.norm, norm_eps_, keeping ? saved->last : layer.mid,
-                           out.reshape({m, width_}), keeping ? saved->rstd : TensorView());
-    } else {
-      const TensorView next = keeping ? saved->layers[i + 1].x : carried;
+    TensorView next = keeping ? (last ? saved->last : saved->layers[i + 1].x) : carried.slice(0, 0, m);
+    if (last && !part_.ends()) next = out.reshape({m, width_});
+    product_forward(ctx, arena, act, {w.down, w.down8}, layer.down_in, next, largest, layer.mid);
+    if (!last) {
       const TensorView next_rstd = keeping ? saved->layers[i + 1].rstd1 : TensorView();
-      add_rms_norm_forward(ctx, layer.mid, delta, weights.layers[i + 1].attn_norm, norm_eps_, next, h_all, next_rstd,
-                           largest);
-      stream = next;
+      rms_norm_forward(ctx, next, weights.layers[i + 1].attn_norm, norm_eps_, h_all, next_rstd, largest);
+    } else if (part_.ends()) {
+      rms_norm_forward(ctx, next, weights.norm, norm_eps_, out.reshape({m, width_}),
+                       keeping ? saved->rstd : TensorView());
     }
+    stream = next;
   }
 }
 
@@ -367,7 +359,7 @@ void Stack::backward(const Context& ctx, Arena& arena, const StackTensors& weigh
         saved.options.recompute ? allocate_layer(arena, shape, trimmed, true, saved.options) : saved.layers[i];
     if (saved.options.recompute) {
       rms_norm_forward(ctx, x, w.attn_norm, norm_eps_, h_all, layer.rstd1, forward_largest);
-      layer_forward(ctx, arena, w, shape, trimmed, x, h_all, dh_all, forward_largest, layer);
+      layer_forward(ctx, arena, w, shape, trimmed, x, h_all, forward_largest, layer);
     }
     const std::int64_t m = trimmed ? shape.output_rows() : n;
     const TensorView dh = dh_all.slice(0, 0, m);

@@ -123,10 +123,10 @@ class Stack {
   void run(const Context& ctx, Arena& arena, const StackTensors& weights, const ConstTensorView& x,
            const TensorView& out, Saved* saved);
   // From the normalised rows h [n, D] of a layer's input x to the last product but one, filling `layer`; h is
-  // overwritten with the normalised rows of layer.mid. `delta` [n, D] is scratch. `largest` (f32 [1], or empty) holds
-  // the largest value of h, before and after.
+  // overwritten with the normalised rows of layer.mid. `largest` (f32 [1], or empty) holds the largest value of h,
+  // before and after.
   void layer_forward(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,
-                     const ConstTensorView& x, const TensorView& h, const TensorView& delta, const TensorView& largest,
+                     const ConstTensorView& x, const TensorView& h, const TensorView& largest,
                      const LayerSaved& layer) const;
   // q, k, v of a layer from the normalised rows h, those of a stream turned.
   void project(const Context& ctx, Arena& arena, const LayerTensors& w, const StackShape& shape, bool trimmed,

@@ -44,8 +44,12 @@ TEST_P(Linear, MatchesTheReference) {
       Field more = Field::random({s.n, s.o}, "before", 5);
       Doubles sum = more.values();
       for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += expected[i];
-      linear_forward(context(numerics), x.view(), w.view(), more.view(), Write::accumulate);
+      linear_forward(context(numerics), x.view(), w.view(), more.view(), more.view());
       expect_close(more.values(), sum, float32_tolerance(s.k), what + " accumulated");
+      const Field added = Field::random({s.n, s.o}, "before", 2);
+      linear_forward(context(numerics), x.view(), w.view(), y.view(), added.view());
+      EXPECT_EQ(y.floats(), more.floats()) << what;
+      EXPECT_TRUE(y.gaps_intact()) << what;
     }
   }
 }

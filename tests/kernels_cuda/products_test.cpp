@@ -42,15 +42,19 @@ TEST_P(CudaProducts, FewRows) {
       for (const DType dtype : {DType::f32, DType::bf16}) {
         const double limit = float32_tolerance(in) + (dtype == DType::f32 ? 0.0 : 0x1p-8);
         const Pair y = poisoned_pair(dtype, {rows, out});
-        linear_forward(ctx_, x.device, w.device, y.device, Write::replace);
+        linear_forward(ctx_, x.device, w.device, y.device);
         const std::vector<double> none(static_cast<std::size_t>(rows * out));
         const std::vector<double> expected = product(x.host.host<float>(), w.host.host<float>(), rows, out, in, none);
         EXPECT_CLOSE(values_of(y.device).data(), expected.data(), rows * out, limit);
         const Pair more = random_pair(dtype, {rows, out}, 3);
-        linear_forward(ctx_, x.device, w.device, more.device, Write::accumulate);
+        linear_forward(ctx_, x.device, w.device, more.device, more.device);
         const std::vector<double> before(more.host.host<float>(), more.host.host<float>() + rows * out);
         const std::vector<double> sums = product(x.host.host<float>(), w.host.host<float>(), rows, out, in, before);
         EXPECT_CLOSE(values_of(more.device).data(), sums.data(), rows * out, limit);
+        const Pair again = random_pair(dtype, {rows, out}, 3);
+        const Pair beside = poisoned_pair(dtype, {rows, out});
+        linear_forward(ctx_, x.device, w.device, beside.device, again.device);
+        EXPECT_CLOSE(values_of(beside.device).data(), sums.data(), rows * out, limit);
       }
     }
   }
@@ -69,19 +73,19 @@ TEST_P(CudaProducts, MeasuredChoicesAreKept) {
   };
   ASSERT_EQ(count(), 0U);
   const Pair y = poisoned_pair(GetParam(), {777, 248});
-  linear_forward(ctx_, x.device, w.device, y.device, Write::replace);
+  linear_forward(ctx_, x.device, w.device, y.device);
   EXPECT_EQ(count(), 1U);
   const std::vector<float> first = values_of(y.device);
-  linear_forward(ctx_, x.device, w.device, y.device, Write::replace);
+  linear_forward(ctx_, x.device, w.device, y.device);
   EXPECT_EQ(values_of(y.device), first);
   // 770 rows share the choice of 777, 600 do not; in deterministic mode nothing is measured.
   const Pair fewer = poisoned_pair(GetParam(), {770, 248});
-  linear_forward(ctx_, x.device.view().slice(0, 0, 770), w.device, fewer.device, Write::replace);
+  linear_forward(ctx_, x.device.view().slice(0, 0, 770), w.device, fewer.device);
   EXPECT_EQ(count(), 1U);
-  linear_forward(ctx_, x.device.view().slice(0, 0, 600), w.device, y.device.view().slice(0, 0, 600), Write::replace);
+  linear_forward(ctx_, x.device.view().slice(0, 0, 600), w.device, y.device.view().slice(0, 0, 600));
   EXPECT_EQ(count(), 2U);
   ctx_.numerics = Numerics::deterministic;
-  linear_forward(ctx_, x.device.view().slice(0, 0, 300), w.device, y.device.view().slice(0, 0, 300), Write::replace);
+  linear_forward(ctx_, x.device.view().slice(0, 0, 300), w.device, y.device.view().slice(0, 0, 300));
   EXPECT_EQ(count(), 2U);
 }
 
@@ -150,7 +154,7 @@ TEST_P(CudaProducts, EightBitFloats) {
                             .b = b.device,
                             .b_scale = b_scale.device,
                             .c = sums.device,
-                            .write = Write::accumulate});
+                            .added = sums.device.view()});
       EXPECT_CLOSE(values_of(sums.device).data(), added.data(), m * n, 0x1p-10);
     }
   }
