@@ -25,12 +25,23 @@ struct Case {
   std::string_view name;
   double (*bus_factor)(double n);
   void (*run)(Communicator& group, const Memory& memory);
+  bool in_turn = false;  // one run is a message after another, as many as ranks
 };
 
 void send_receive(Communicator& group, const Memory& memory) {
   const int n = group.size();
   Pending sent = group.send(memory.large, (group.rank() + 1) % n, 0);
   group.receive(memory.other, (group.rank() + n - 1) % n, 0);
+  sent.wait();
+}
+
+// Behind what was received, not beside it: on GPUs the host runs ahead, and the streams keep the order.
+void pass_on(Communicator& group, const Memory& memory) {
+  const int n = group.size();
+  Pending sent;
+  if (group.rank() == 0) sent = group.send(memory.large, 1, 0);
+  group.receive(memory.other, (group.rank() + n - 1) % n, 0);
+  if (group.rank() != 0) sent = group.send(memory.large, (group.rank() + 1) % n, 0);
   sent.wait();
 }
 
@@ -45,6 +56,7 @@ constexpr Case cases[] = {
      [](Communicator& g, const Memory& m) { g.all_to_all(m.large, m.other); }},
     {"broadcast", [](double) { return 1.0; }, [](Communicator& g, const Memory& m) { g.broadcast(m.large, 0); }},
     {"send_receive", [](double) { return 1.0; }, send_receive},
+    {"chain", [](double) { return 1.0; }, pass_on, true},
 };
 
 // Seconds that `repeats` operations take on the slowest rank.
@@ -71,6 +83,15 @@ const std::vector<std::string_view>& measured_operations() {
   return names;
 }
 
+Communicator measured_group(Communicator& all, Space space, Stream compute) {
+  Communicator group = all.split(0, "links");
+  if (space == Space::host) return group;
+  std::vector<Route> routes;
+  for (int r = 0; r < all.size() && all.size() > 1; ++r) routes.push_back({r, (r + 1) % all.size()});
+  group.use_device(compute, routes);
+  return group;
+}
+
 void measure_bandwidth(Communicator& group, const BandwidthOptions& options,
                        const std::function<void(const Bandwidth&)>& report) {
   for (const std::string& name : options.operations) {
@@ -93,19 +114,20 @@ void measure_bandwidth(Communicator& group, const BandwidthOptions& options,
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), operation.name) == wanted.end()) continue;
     if (n == 1 && operation.bus_factor(1) != 0) continue;
     for (std::int64_t bytes = options.min_bytes; bytes <= options.max_bytes; bytes *= options.factor) {
-      const std::int64_t count = elements(bytes);
-      const Memory memory{large.view().slice(0, 0, count), other.view().slice(0, 0, count),
-                          part.view().slice(0, 0, count / n)};
+      const std::int64_t length = elements(bytes);
+      const Memory memory{large.view().slice(0, 0, length), other.view().slice(0, 0, length),
+                          part.view().slice(0, 0, length / n)};
       time_round(group, operation, memory, 1);
       const double once = time_round(group, operation, memory, 2) / 2;
       Bandwidth result;
       result.operation = operation.name;
-      result.bytes = count * element;
+      result.bytes = length * element;
       result.repeats =
           std::clamp(static_cast<std::int64_t>(round_seconds / std::max(once, 1e-9)), std::int64_t{1}, max_repeats);
       std::vector<double> rounds;
       for (int round = 0; round < options.rounds; ++round) {
-        rounds.push_back(time_round(group, operation, memory, result.repeats) / static_cast<double>(result.repeats));
+        const auto count = static_cast<double>(result.repeats * (operation.in_turn ? n : 1));
+        rounds.push_back(time_round(group, operation, memory, result.repeats) / count);
       }
       std::sort(rounds.begin(), rounds.end());
       result.seconds = rounds[rounds.size() / 2];

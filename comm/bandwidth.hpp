@@ -13,7 +13,7 @@ namespace photon {
 
 struct BandwidthOptions {
   std::vector<std::string> operations;  // names of measured_operations(); empty: all
-  Space space = Space::host;            // device: after use_device()
+  Space space = Space::host;            // device: of measured_group()
   DType dtype = DType::f32;
   std::int64_t min_bytes = 1024;
   std::int64_t max_bytes = std::int64_t{64} << 20;
@@ -25,7 +25,8 @@ struct Bandwidth {
   std::string operation;
   std::int64_t bytes = 0;  // S, see below; cut to what divides by the ranks
   std::int64_t repeats = 0;
-  double seconds = 0;              // of one operation: the median round, of each round its slowest rank
+  double seconds = 0;              // of one operation (chain: of one message): the median round, of each round its
+                                   // slowest rank
   double algorithm_bandwidth = 0;  // bytes a second: S / seconds
   double bus_bandwidth = 0;        // bytes a second over each rank's link: the former times the operation's factor
 };
@@ -38,10 +39,16 @@ struct Bandwidth {
 //   all_to_all      (n-1)/n S       (n-1)/n
 //   broadcast       S from the root 1
 //   send_receive    S               1          each rank to the next one, all at once
+//   chain           S               1          a message that goes round: each rank sends when it has received, so this
+//                                              is what a message costs whoever waits for it
 const std::vector<std::string_view>& measured_operations();
 
-// Collective. Calls `report` on every rank for each operation and size, with equal figures. On one rank the last two
-// are left out, and nothing travels in the others. Errors: InputError for an unknown operation.
+// The ranks of `all` as measure_bandwidth() needs them: device tensors with routes from each rank to the next one.
+// Collective. `compute` is looked at for device memory.
+Communicator measured_group(Communicator& all, Space space, Stream compute);
+
+// Collective. Calls `report` on every rank for each operation and size, with equal figures. On one rank the last
+// three are left out, and nothing travels in the others. Errors: InputError for an unknown operation.
 void measure_bandwidth(Communicator& group, const BandwidthOptions& options,
                        const std::function<void(const Bandwidth&)>& report);
 

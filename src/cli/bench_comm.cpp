@@ -30,7 +30,8 @@ constexpr const char* description =
     "of ranks n: times 2 (n-1)/n for all_reduce, (n-1)/n for reduce_scatter, all_gather and all_to_all, 1 for "
     "broadcast "
     "and for\n"
-    "send_receive, in which each rank sends to the next one.";
+    "send_receive, in which each rank sends to the next one, and for chain, in which it does so when it has received:\n"
+    "its seconds are those of one message, as ranks wait for it.";
 
 constexpr const char* examples =
     "Examples:\n"
@@ -83,12 +84,8 @@ void measure(const Options& options) {
                                Reduction::min) != 0;
     if (options.memory == "host" || (options.memory == "all" && !gpus)) return;
     world.use_gpu();
-    std::vector<Route> routes;
-    for (int r = 0; r < world.size() && world.size() > 1; ++r) routes.push_back({r, (r + 1) % world.size()});
-    const Stream stream = device::make_stream();
-    Communicator cards = world.all().split(0, "gpus");
-    cards.use_device(stream, routes);
     bandwidth.space = Space::device;
+    Communicator cards = measured_group(world.all(), bandwidth.space, device::make_stream());
     measure_bandwidth(cards, bandwidth, report);
   });
 }
@@ -104,8 +101,10 @@ void add_bench_comm(CLI::App& bench) {
       ->capture_default_str()
       ->check(CLI::IsMember({"host", "device", "all"}));
   command
-      ->add_option("--operations", options->operations,
-                   "only these, by commas: all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, send_receive")
+      ->add_option(
+          "--operations", options->operations,
+          "only these, by commas: all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, send_receive, "
+          "chain")
       ->type_name("LIST")
       ->delimiter(',');
   command->add_option("--min-bytes", options->min_bytes, "the smallest S")

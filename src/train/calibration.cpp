@@ -38,24 +38,18 @@ LinkConfig measure_link(World& world, Space space) {
   const std::int64_t large = std::int64_t{gpus ? 64 : 4} << 20;
   BandwidthOptions options;
   options.space = space;
-  options.operations = {"send_receive"};
+  options.operations = {"send_receive", "chain"};
   options.min_bytes = small;
   options.max_bytes = large;
   options.factor = large / small;
   const Compute compute(space, Numerics::tuned);
-  Communicator group = world.all().split(0, "links");
-  if (gpus) {
-    std::vector<Route> routes;
-    for (int r = 0; r < world.size(); ++r) routes.push_back({r, (r + 1) % world.size()});
-    group.use_device(compute.context().stream, routes);
-  }
+  Communicator group = measured_group(world.all(), space, compute.context().stream);
   LinkConfig link;
+  // Latency is what somebody waits for who needs the message; bandwidth what a rank sends while it receives as much.
   measure_bandwidth(group, options, [&](const Bandwidth& figure) {
-    if (figure.bytes > small) {
-      link.bandwidth = figure.bus_bandwidth / 1e9;
-    } else {
-      link.latency = figure.seconds * 1e6;
-    }
+    const bool chain = figure.operation == "chain";
+    if (figure.bytes > small && !chain) link.bandwidth = figure.bus_bandwidth / 1e9;
+    if (figure.bytes <= small && chain) link.latency = figure.seconds * 1e6;
   });
   return link;
 }
