@@ -9,7 +9,6 @@
 
 #include "comm/impl.hpp"
 #include "comm/nccl_link.hpp"
-#include "tensor/buffer.hpp"
 #include "tensor/cuda_check.hpp"
 
 namespace photon::comm {
@@ -75,7 +74,7 @@ class NcclGroup : public DeviceGroup {
     ncclUniqueId id{};
     if (members.rank() == 0) id = new_id();
     members.broadcast(view_of(id), 0);
-    all_ = std::make_unique<NcclLink>(group_, id, group_->rank, group_->size, 0);
+    all_ = std::make_unique<NcclLink>(group_, id, group_->rank, group_->size, NcclLink::Calls::polled, 0);
     for (const Route& route : routes) connect(members, route);
   }
 
@@ -158,16 +157,8 @@ class NcclGroup : public DeviceGroup {
     } else {
       members.receive(view_of(id), route.from, Communicator::max_tag);
     }
-    auto link = std::make_unique<NcclLink>(group_, id, sends ? 0 : 1, 2, route_blocks);
-    // NCCL connects two ranks when their first message is queued, and needs both there. Done here, later messages are
-    // queued without waiting for the other rank.
-    const Buffer first(Space::device, Arena::alignment, "the first message of a route");
-    link->queue("first message", 1, sends ? route.to : route.from, 0, compute_, [&] {
-      return sends ? ncclSend(first.data(), 1, ncclUint8, 1, link->handle(), link->stream())
-                   : ncclRecv(first.data(), 1, ncclUint8, 0, link->handle(), link->stream());
-    });
-    link->wait_for(record(link->stream()));
-    routes_[{route.from, route.to}] = std::move(link);
+    routes_[{route.from, route.to}] =
+        std::make_unique<NcclLink>(group_, id, sends ? 0 : 1, 2, NcclLink::Calls::direct, route_blocks);
   }
 
   NcclLink& route(int from, int to) const {

@@ -1,5 +1,6 @@
 #include "comm/job.hpp"
 
+#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,6 +22,12 @@ using Clock = std::chrono::steady_clock;
 
 // How often a long wait looks whether the others live.
 constexpr double check_seconds = 0.1;
+// A wait polls without a pause at first: what is nearly there, as a message is or a GPU's result, is worth more than
+// the core is. It gives the core up to whoever is ready to run, so ranks that share one do not starve each other.
+constexpr double spin_seconds = 100e-6;
+// Then it sleeps, longer the longer it has waited.
+constexpr double short_wait_seconds = 0.002;
+constexpr double long_wait_seconds = 1;
 // A job that was asked to stop ends at the next microbatch; a rank that has not answered by then will not.
 constexpr double stop_seconds = 60;
 
@@ -131,8 +138,11 @@ void Job::wait(Progress& operation) {
                         "a rank has died or hangs; nothing was saved after the last checkpoint");
       }
     }
-    // Short waits stay responsive; long ones leave the core to ranks that compute.
-    const timespec pause{0, waited < 0.002 ? 1000 : waited < 1 ? 20'000 : 500'000};
+    if (waited < spin_seconds) {
+      sched_yield();
+      continue;
+    }
+    const timespec pause{0, waited < short_wait_seconds ? 2'000 : waited < long_wait_seconds ? 20'000 : 500'000};
     nanosleep(&pause, nullptr);
   }
 }

@@ -1,8 +1,13 @@
 #include "comm/nccl_link.hpp"
 
+#include <atomic>
+#include <csignal>
 #include <exception>
+#include <thread>
 #include <utility>
+#include <vector>
 
+#include "tensor/buffer.hpp"
 #include "tensor/cuda_check.hpp"
 
 namespace photon::comm {
@@ -49,23 +54,41 @@ class QueuedOperation : public Started {
 }  // namespace
 
 Event record(cudaStream_t stream) {
+  static auto& free_events = *new std::vector<cudaEvent_t>;  // for ever: whoever holds an event may outlive statics
   cudaEvent_t event = nullptr;
-  PHOTON_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  Event owned(event, [](cudaEvent_t e) { (void)cudaEventDestroy(e); });
+  if (free_events.empty()) {
+    PHOTON_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  } else {
+    event = free_events.back();
+    free_events.pop_back();
+  }
+  Event owned(event, [](cudaEvent_t e) { free_events.push_back(e); });
   PHOTON_CUDA_CHECK(cudaEventRecord(event, stream));
   return owned;
 }
 
-NcclLink::NcclLink(std::shared_ptr<Group> group, const ncclUniqueId& id, int rank, int size, int max_blocks)
-    : group_(std::move(group)) {
+NcclLink::NcclLink(std::shared_ptr<Group> group, const ncclUniqueId& id, int rank, int size, Calls calls,
+                   int max_blocks)
+    : group_(std::move(group)), calls_(calls) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
+  config.blocking = calls == Calls::direct ? 1 : 0;
   if (max_blocks > 0) {
     config.minCTAs = 1;
     config.maxCTAs = max_blocks;
   }
   PHOTON_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   const std::uint64_t number = group_->job->log.begin("NCCL set-up", group_->name, 0, -1, -1, group_->job->phase.name);
+  if (calls == Calls::direct) {
+    connect(id, rank, config);
+  } else {
+    set_up(id, rank, size, config);
+  }
+  group_->job->log.end(number);
+  all().push_back(this);
+  device::set_wait(&NcclLink::wait_for_stream);
+}
+
+void NcclLink::set_up(const ncclUniqueId& id, int rank, int size, ncclConfig_t config) {
   try {
     settle(ncclCommInitRankConfig(&comm_, size, id, rank, &config), "NCCL set-up");
   } catch (...) {
@@ -73,9 +96,52 @@ NcclLink::NcclLink(std::shared_ptr<Group> group, const ncclUniqueId& id, int ran
     (void)cudaStreamDestroy(stream_);
     throw;
   }
-  group_->job->log.end(number);
-  all().push_back(this);
-  device::set_wait(&NcclLink::wait_for_stream);
+}
+
+// NCCL connects two ranks when their first message is queued, and needs both there. Done here, later messages are
+// queued without waiting for the other rank.
+void NcclLink::connect(const ncclUniqueId& id, int rank, ncclConfig_t config) {
+  struct Made {
+    ncclComm_t comm = nullptr;
+    ncclConfig_t config;
+    Buffer first{Space::device, Arena::alignment, "the first message of a route"};
+  };
+  const auto made = std::make_shared<Made>();
+  made->config = config;
+  run_beside("NCCL set-up", [made, id, rank, stream = stream_] {
+    const ncclResult_t result = ncclCommInitRankConfig(&made->comm, 2, id, rank, &made->config);
+    if (result != ncclSuccess) return result;
+    return rank == 0 ? ncclSend(made->first.data(), 1, ncclUint8, 1, made->comm, stream)
+                     : ncclRecv(made->first.data(), 1, ncclUint8, 0, made->comm, stream);
+  });
+  comm_ = made->comm;
+  wait_for(record(stream_));
+}
+
+void NcclLink::run_beside(const std::string& operation, const std::function<ncclResult_t()>& call) {
+  struct Beside {
+    std::atomic<bool> done{false};
+    ncclResult_t result = ncclSuccess;
+  };
+  const auto state = std::make_shared<Beside>();
+  int gpu = 0;
+  PHOTON_CUDA_CHECK(cudaGetDevice(&gpu));
+  sigset_t every, before;  // signals are the main thread's
+  sigfillset(&every);
+  pthread_sigmask(SIG_SETMASK, &every, &before);
+  std::thread thread([state, gpu, call] {
+    state->result = cudaSetDevice(gpu) == cudaSuccess ? call() : ncclUnhandledCudaError;
+    state->done.store(true, std::memory_order_release);
+  });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  try {
+    poll_until(operation, [&] { return state->done.load(std::memory_order_acquire); });
+  } catch (...) {
+    thread.detach();  // the process ends: nobody may go on after this
+    throw;
+  }
+  thread.join();
+  check(state->result, operation);
 }
 
 std::vector<NcclLink*>& NcclLink::all() {
@@ -88,16 +154,28 @@ NcclLink::~NcclLink() {
   if (all().empty()) device::set_wait(nullptr);
   if (comm_ != nullptr && std::uncaught_exceptions() == 0) {
     try {
-      const ncclComm_t comm = comm_;
-      settle(ncclCommFinalize(comm), "NCCL end");
-      comm_ = nullptr;
-      (void)ncclCommDestroy(comm);
+      end();
     } catch (const std::exception&) {
       // The job ends anyhow; what cannot end in order is aborted below.
     }
   }
   abort();
   (void)cudaStreamDestroy(stream_);
+}
+
+void NcclLink::end() {
+  const ncclComm_t comm = comm_;
+  if (calls_ == Calls::direct) {
+    comm_ = nullptr;  // the thread's, whatever happens
+    run_beside("NCCL end", [comm] {
+      const ncclResult_t result = ncclCommFinalize(comm);
+      return result == ncclSuccess ? ncclCommDestroy(comm) : result;
+    });
+    return;
+  }
+  settle(ncclCommFinalize(comm), "NCCL end");
+  comm_ = nullptr;
+  (void)ncclCommDestroy(comm);
 }
 
 void NcclLink::abort() noexcept {
@@ -159,7 +237,11 @@ std::shared_ptr<Started> NcclLink::queue(const std::string& operation, std::int6
   const std::uint64_t number =
       group_->job->log.begin(operation, group_->name, bytes, peer, tag, group_->job->phase.name);
   PHOTON_CUDA_CHECK(cudaStreamWaitEvent(stream_, record(compute).get(), 0));
-  settle(call(), operation);
+  if (calls_ == Calls::direct) {
+    check(call(), operation);
+  } else {
+    settle(call(), operation);
+  }
   queued_.push_back({number, operation, record(stream_)});
   return std::make_shared<QueuedOperation>(*this, operation, queued_.back().event, compute);
 }

@@ -1,5 +1,6 @@
 #include "comm/world.hpp"
 
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -26,6 +27,10 @@ std::string host_name() {
   return text;
 }
 
+// How late the kernel may wake a thread that sleeps, ns. Its default, 50 microseconds, would be most of the short
+// sleeps in which Job::wait polls.
+constexpr unsigned long timer_slack = 1000;
+
 // Of the world of this process, where it keeps its operations: for signal handlers.
 const comm::OperationLog* volatile the_log = nullptr;
 
@@ -39,6 +44,7 @@ bool launched_by_mpi() {
 }
 
 World::World() : job_(std::make_shared<comm::Job>()) {
+  prctl(PR_SET_TIMERSLACK, timer_slack);
   job_->host = host_name();
   auto impl = std::make_unique<Communicator::Impl>();
   comm::Group& group = *impl->group;

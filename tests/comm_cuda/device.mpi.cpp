@@ -214,6 +214,60 @@ TEST_F(DeviceCommunicator, CarriesMessagesBothWays) {
   }
 }
 
+// The sender's host goes on though the receiver has not come: they meet in a barrier behind 64 messages.
+TEST_F(DeviceCommunicator, QueuesMessagesWithoutWaitingForTheOtherRank) {
+  if (ranks() == 1) GTEST_SKIP() << "nobody to send to";
+  constexpr int count = 64;
+  const std::int64_t n = 300'007;  // more than NCCL takes from a sender whose receiver has not come
+  const int next = (rank() + 1) % ranks();
+  const int last = (rank() + ranks() - 1) % ranks();
+  std::vector<Tensor> sent;
+  std::vector<Pending> pending;
+  for (int k = 0; k < count; ++k) {
+    sent.push_back(on_device(DType::f32, n, [k, next](std::int64_t i) { return mark(rank(), next, i + k); }));
+    pending.push_back(group_->send(sent.back(), next, k));
+  }
+  world().all().barrier();
+  std::vector<Tensor> received;
+  for (int k = 0; k < count; ++k) {
+    received.emplace_back(Space::device, DType::f32, Shape{n}, "a test");
+    group_->receive(received.back(), last, k);
+  }
+  for (Pending& each : pending) each.wait();
+  for (int k = 0; k < count; ++k) {
+    expect_values(
+        received[static_cast<std::size_t>(k)], [&](std::int64_t i) { return mark(last, rank(), i + k); },
+        "message " + std::to_string(k));
+  }
+}
+
+// Messages that go round the ranks, to which each adds what it knows: the host queues all of them and waits for none.
+TEST_F(DeviceCommunicator, PassesAMessageOnInOrder) {
+  if (ranks() == 1) GTEST_SKIP() << "nobody to send to";
+  constexpr std::int64_t rounds = 100;
+  const int next = (rank() + 1) % ranks();
+  const int last = (rank() + ranks() - 1) % ranks();
+  const Tensor mine =
+      on_device(DType::i32, rounds, [](std::int64_t i) { return static_cast<double>(rank() * 1000 + i); });
+  const Tensor passed(Space::device, DType::i32, {rounds + 1, ranks()}, "a test");
+  const TensorView all = passed.view();
+  std::vector<Pending> pending;
+  for (std::int64_t k = 0; k < rounds; ++k) {
+    const TensorView row = all.slice(0, k, 1).reshape({ranks()});
+    if (rank() > 0) group_->receive(row, last, 0);
+    copy(stream_, mine.view().slice(0, k, 1), row.slice(0, rank(), 1));
+    pending.push_back(group_->send(row, next, 0));
+    if (rank() == 0) group_->receive(row, last, 0);
+  }
+  for (Pending& each : pending) each.wait();
+  if (rank() == 0) {
+    expect_values(
+        all.slice(0, 0, rounds).reshape({rounds * ranks()}),
+        [](std::int64_t i) { return static_cast<double>(i % ranks() * 1000 + i / ranks()); }, "what went round");
+  }
+  group_->synchronize();
+}
+
 // Started operations run beside the compute stream, which sees their results behind wait() and only there.
 TEST_F(DeviceCommunicator, OrdersOperationsWithTheComputeStream) {
   const std::int64_t n = 1 << 20;
@@ -297,6 +351,35 @@ TEST_F(DeviceCommunicator, GivesUpAtTheDeadlineWhenARankDoesNotCome) {
   expect_values(
       again, [](std::int64_t i) { return reduced(Reduction::sum, i); }, "all_reduce after an abort");
   world().enter("test", 3);  // the end of a communicator that others have aborted
+}
+
+// The sender's kernel waits for a receiver that does not come; the communicator is the test's own.
+TEST_F(DeviceCommunicator, GivesUpAtTheDeadlineWhenAMessageIsNotTaken) {
+  if (ranks() == 1) GTEST_SKIP() << "nobody to wait for";
+  Communicator other = group_->split(0, "letters");
+  other.use_device(stream_, {{0, 1}});
+  const Tensor data(Space::device, DType::f32, {16 << 20}, "a test");
+  if (rank() == 0) {
+    world().enter("step 14", 2);
+    Pending sent = other.send(data, 1, 0);
+    try {
+      other.synchronize();
+      ADD_FAILURE() << "a message ended without a receiver";
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_NE(message.find("send to rank 1 did not finish on rank 0"), std::string::npos) << message;
+      EXPECT_NE(message.find("(letters), host " + world().host() + ", in phase 'step 14'"), std::string::npos)
+          << message;
+    }
+    EXPECT_THROW(static_cast<void>(other.send(data, 1, 0)), Error);  // aborted
+  }
+  world().enter("test", 30);
+  world().all().barrier();
+  const Tensor again = on_device(DType::f32, 5, [](std::int64_t i) { return part(rank(), i); });
+  group_->all_reduce(again, Reduction::sum);
+  expect_values(
+      again, [](std::int64_t i) { return reduced(Reduction::sum, i); }, "all_reduce after an abort");
+  world().enter("test", 3);  // the end of a communicator that another rank has aborted
 }
 
 // The last test: where a copy to the host gives up, every communicator of the process is aborted.
