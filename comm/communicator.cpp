@@ -28,6 +28,30 @@ void expect_part(const ConstTensorView& part, const ConstTensorView& whole, int 
       "{} on overlapping memory", operation);
 }
 
+// A wait of a caller that knows itself when it is over.
+class Until : public comm::Progress {
+ public:
+  Until(const comm::Group& group, comm::DeviceGroup* device, const std::string& operation, int from,
+        const std::function<bool()>& done)
+      : group_(group), device_(device), operation_(operation), from_(from), done_(done) {}
+  bool advance() override {
+    if (done_()) return true;
+    if (device_ != nullptr) device_->check();
+    return false;
+  }
+  std::string missing() const override {
+    return group_.job->name_of_rank(group_.world_ranks[static_cast<std::size_t>(from_)]);
+  }
+  std::string describe() const override { return group_.describe(operation_, "did not come"); }
+
+ private:
+  const comm::Group& group_;
+  comm::DeviceGroup* device_;
+  const std::string& operation_;
+  int from_;
+  const std::function<bool()>& done_;
+};
+
 }  // namespace
 
 Pending::Pending() = default;
@@ -173,6 +197,12 @@ void Communicator::synchronize() {
   PHOTON_EXPECT(impl_->uses_device, "'{}' does not use the GPU", name());
   if (impl_->device) return impl_->device->synchronize();
   device::synchronize(impl_->compute);
+}
+
+void Communicator::wait_until(const std::string& operation, int from, const std::function<bool()>& done) {
+  PHOTON_EXPECT(from >= 0 && from < size(), "a wait for rank {} of {}", from, size());
+  Until until(*impl_->group, impl_->device.get(), operation, from, done);
+  impl_->group->job->wait(until);
 }
 
 void Communicator::all_reduce(const TensorView& data, Reduction op) {

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -131,6 +132,11 @@ class Communicator {
   // Waits until the device operations of this communicator, and what the compute stream holds, are done. Polls, with
   // the phase's deadline; a wait of CUDA's own would last for ever where another rank has died.
   void synchronize();
+
+  // Polls until `done` holds, and carries on whatever is under way: for a caller that waits for one of several things.
+  // `operation` and `from`, the rank whose turn it is, stand in the message. Errors: Error at the phase's deadline, and
+  // what the GPUs' communication has found.
+  void wait_until(const std::string& operation, int from, const std::function<bool()>& done);
 
   // One number of each rank reduced; convenience over all_reduce.
   double all_reduce(double value, Reduction op);

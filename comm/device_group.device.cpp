@@ -133,6 +133,11 @@ class NcclGroup : public DeviceGroup {
     all_->wait_for(record(compute_));
   }
 
+  void check() override {
+    all_->check_state("communication");
+    for (const auto& [ends, link] : routes_) link->check_state("messages");
+  }
+
  private:
   static std::size_t count(const ConstTensorView& view) { return static_cast<std::size_t>(view.numel()); }
   static std::size_t bytes(const ConstTensorView& view) { return static_cast<std::size_t>(view.bytes()); }

@@ -34,6 +34,8 @@ class DeviceGroup {
   virtual std::shared_ptr<Started> receive(const TensorView& data, int from, int tag) = 0;
   // Waits, by polling, until everything that was queued here and on the compute stream is done.
   virtual void synchronize() = 0;
+  // Throws what NCCL has found on its own threads.
+  virtual void check() = 0;
 };
 
 // Collective over the ranks of `members`, whose host memory carries what they need to find each other. Messages between

@@ -222,17 +222,37 @@ void ChunkMessages::finish(bool preempted) {
 }
 
 bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requested)()) {
+  std::deque<std::int64_t> decoding;  // cohorts, in the order in which their chunks began
   std::deque<std::pair<std::vector<std::int32_t>, Pending>> answers;
   std::int64_t call = wants_to_stop;
   Pending calling;
   bool called = false;
+  Command command;
+  Pending next = group.start_receive(bytes_of(&command, 1), 0, command_tag);
+  const auto is_answer = [&] { return !decoding.empty() && server.ready(decoding.front()); };
   while (true) {
     if (!called && stop_requested != nullptr && stop_requested()) {
       called = true;
       calling = group.send(host_view(&call, {1}), 0, call_tag);
     }
-    Command command;
-    group.receive(bytes_of(&command, 1), 0, command_tag);
+    // A chunk is begun as soon as it is asked for, behind the one that is being decoded: a device then never waits for
+    // the way of an answer and of what follows from it.
+    group.wait_until("the next command", 0, [&] { return is_answer() || next.done(); });
+    if (is_answer()) {
+      const std::int64_t cohort = decoding.front();
+      decoding.pop_front();
+      const StepResult result = server.take(cohort);
+      while (!answers.empty() && answers.front().second.done()) answers.pop_front();
+      auto& [tokens, pending] = answers.emplace_back();
+      tokens = result.tokens;
+      tokens.resize(result.tokens.size() + result.logprobs.size());
+      if (!result.logprobs.empty()) {
+        std::memcpy(tokens.data() + result.tokens.size(), result.logprobs.data(), result.logprobs.size() * 4);
+      }
+      pending = group.send(host_view(tokens.data(), {static_cast<std::int64_t>(tokens.size())}), 0,
+                           first_answer_tag + static_cast<int>(cohort));
+      continue;
+    }
     switch (command.kind) {
       case lives:
         break;
@@ -242,22 +262,14 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
         server.open(command.cohort, unpack(data));
         break;
       }
-      case sends: {
+      case sends:
         group.receive(server.latents(command.cohort), 0, latents_tag);
         fault_point("shard.chunk");
-        const StepResult result = server.decode(command.cohort, command.a);
-        while (!answers.empty() && answers.front().second.done()) answers.pop_front();
-        auto& [tokens, pending] = answers.emplace_back();
-        tokens = result.tokens;
-        tokens.resize(result.tokens.size() + result.logprobs.size());
-        if (!result.logprobs.empty()) {
-          std::memcpy(tokens.data() + result.tokens.size(), result.logprobs.data(), result.logprobs.size() * 4);
-        }
-        pending = group.send(host_view(tokens.data(), {static_cast<std::int64_t>(tokens.size())}), 0,
-                             first_answer_tag + static_cast<int>(command.cohort));
+        server.start(command.cohort, command.a);
+        decoding.push_back(command.cohort);
         break;
-      }
       case ends: {
+        PHOTON_EXPECT(decoding.empty(), "the end while {} chunks are being decoded", decoding.size());
         for (auto& [tokens, pending] : answers) pending.wait();
         calling.wait();
         std::int64_t last = has_ended;
@@ -267,6 +279,7 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
       default:
         PHOTON_EXPECT(false, "command {} from the coarse rank", command.kind);
     }
+    next = group.start_receive(bytes_of(&command, 1), 0, command_tag);
   }
 }
 

@@ -100,7 +100,7 @@ TensorView ChunkServer::latents(std::int64_t number) {
   return c.latents.view().slice(0, 0, c.rows.size());
 }
 
-StepResult ChunkServer::decode(std::int64_t number, std::int64_t offset) {
+void ChunkServer::start(std::int64_t number, std::int64_t offset) {
   Cohort& c = cohort(number);
   const std::int64_t n = c.rows.size();
   PHOTON_EXPECT(offset >= 0 && offset % chunk_tokens_ == 0 && offset + chunk_tokens_ <= c.rows.num_tokens,
@@ -127,7 +127,10 @@ StepResult ChunkServer::decode(std::int64_t number, std::int64_t offset) {
     call.position = block.indices[position_index];
     chunk_.decode(arena_, block, c.latents.view().slice(0, 0, block.rows), call, {});
   });
-  return c.steps->take();
+}
+
+StepResult ChunkServer::take(std::int64_t number) {
+  return cohort(number).steps->take();
 }
 
 }  // namespace photon

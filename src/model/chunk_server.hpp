@@ -47,9 +47,13 @@ class ChunkServer {
   ChunkServer(const ModelConfig& config, const PhotonTensors& weights, DType dtype, const Context& ctx);
 
   void open(std::int64_t cohort, ChunkRows rows);
-  // [n, D_1] of the cohort's step, to be filled before decode().
+  // [n, D_1] of the cohort's step, to be filled before start().
   TensorView latents(std::int64_t cohort);
-  StepResult decode(std::int64_t cohort, std::int64_t offset);
+  // Begins the chunk; on a device the host goes on, e.g. to another cohort's.
+  void start(std::int64_t cohort, std::int64_t offset);
+  // Whether take() returns at once.
+  bool ready(std::int64_t cohort) const { return cohorts_.at(static_cast<std::size_t>(cohort)).steps->ready(); }
+  StepResult take(std::int64_t cohort);
 
   std::int64_t chunk_tokens() const { return chunk_tokens_; }
   std::int64_t cache_bytes() const;  // of all cohorts

@@ -128,6 +128,10 @@ void StepQueue::run(const StepInput& input, bool record, const std::function<voi
   pending_.push_back({n, rows, buffer});
 }
 
+bool StepQueue::ready() const {
+  return !pending_.empty() && (!on_device() || done_[pending_.front().buffer].reached());
+}
+
 StepResult StepQueue::take() {
   StepResult result;
   result.num_tokens = tokens_;

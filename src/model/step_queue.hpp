@@ -49,6 +49,8 @@ class StepQueue {
 
   // Queues a step; `record` false: it is not recorded.
   void run(const StepInput& input, bool record, const std::function<void(const StepBlock&)>& body);
+  // Whether the oldest step's result is there; false when none is queued.
+  bool ready() const;
   // Waits for the oldest step's result; empty when none is queued.
   StepResult take();
 

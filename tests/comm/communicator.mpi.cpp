@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -380,6 +381,42 @@ TEST(Communicator, RefusesMessagesToItselfAndUnknownTags) {
   EXPECT_THROW(all.receive(host_view(&value, {1}), all.size(), 0), ContractError);
   if (all.size() > 1) {
     EXPECT_THROW(all.receive(host_view(&value, {1}), (all.rank() + 1) % all.size(), -1), ContractError);
+  }
+}
+
+TEST(Communicator, WaitsForOneOfSeveral) {
+  if (world().size() == 1) GTEST_SKIP() << "nobody to wait for";
+  Communicator& all = world().all();
+  if (all.rank() == 1) {
+    // The second of two messages first: each is seen when it is there.
+    all.send(host_view(std::array<std::int32_t, 1>{7}.data(), {1}), 0, 2).wait();
+    all.barrier();
+    all.send(host_view(std::array<std::int32_t, 1>{8}.data(), {1}), 0, 1).wait();
+  } else if (all.rank() == 0) {
+    std::array<std::int32_t, 2> values{};
+    std::array<Pending, 2> pending;
+    for (std::size_t i = 0; i < 2; ++i) {
+      pending[i] = all.start_receive(host_view(values.data() + i, {1}), 1, static_cast<int>(i) + 1);
+    }
+    all.wait_until("one of two", 1, [&] { return pending[0].done() || pending[1].done(); });
+    EXPECT_FALSE(pending[0].done());
+    EXPECT_EQ(values[1], 7);
+    all.barrier();
+    all.wait_until("the other one", 1, [&] { return pending[0].done(); });
+    EXPECT_EQ(values[0], 8);
+    world().enter("step 4", 0.05);
+    try {
+      all.wait_until("a third one", 1, [] { return false; });
+      ADD_FAILURE() << "waited for nothing and came back";
+    } catch (const RankError& error) {
+      const std::string message = error.what();
+      EXPECT_NE(message.find("a third one did not come on rank 0 of"), std::string::npos) << message;
+      EXPECT_NE(message.find("s for rank 1 on host " + world().host() + ", the limit is 0.05 s"), std::string::npos)
+          << message;
+    }
+    world().enter("test", 30);
+  } else {
+    all.barrier();
   }
 }
 

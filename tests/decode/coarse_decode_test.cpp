@@ -43,10 +43,14 @@ class LocalChunks : public ChunkLink {
     EXPECT_TRUE(step.asked);
     step.asked = false;
     copy(step.c.slice(0, 0, step.first), servers_[0]->latents(cohort));
-    StepResult result = servers_[0]->decode(cohort, step.offset);
+    servers_[0]->start(cohort, step.offset);
+    EXPECT_TRUE(servers_[0]->ready(cohort));  // the host's chunk is decoded when it has begun
+    StepResult result = servers_[0]->take(cohort);
+    EXPECT_FALSE(servers_[0]->ready(cohort));
     if (step.first == step.rows) return result;
     copy(step.c.slice(0, step.first, step.rows - step.first), servers_[1]->latents(cohort));
-    const StepResult more = servers_[1]->decode(cohort, step.offset);
+    servers_[1]->start(cohort, step.offset);
+    const StepResult more = servers_[1]->take(cohort);
     result.tokens.insert(result.tokens.end(), more.tokens.begin(), more.tokens.end());
     result.logprobs.insert(result.logprobs.end(), more.logprobs.begin(), more.logprobs.end());
     return result;
