@@ -40,6 +40,7 @@ class Until : public comm::Progress {
     return false;
   }
   std::string missing() const override {
+    if (from_ < 0) return {};
     return group_.job->name_of_rank(group_.world_ranks[static_cast<std::size_t>(from_)]);
   }
   std::string describe() const override { return group_.describe(operation_, "did not come"); }
@@ -200,7 +201,7 @@ void Communicator::synchronize() {
 }
 
 void Communicator::wait_until(const std::string& operation, int from, const std::function<bool()>& done) {
-  PHOTON_EXPECT(from >= 0 && from < size(), "a wait for rank {} of {}", from, size());
+  PHOTON_EXPECT(from < size(), "a wait for rank {} of {}", from, size());
   Until until(*impl_->group, impl_->device.get(), operation, from, done);
   impl_->group->job->wait(until);
 }

@@ -134,8 +134,8 @@ class Communicator {
   void synchronize();
 
   // Polls until `done` holds, and carries on whatever is under way: for a caller that waits for one of several things.
-  // `operation` and `from`, the rank whose turn it is, stand in the message. Errors: Error at the phase's deadline, and
-  // what the GPUs' communication has found.
+  // `operation` and `from`, the rank whose turn it is (below 0: any), stand in the message. Errors: Error at the
+  // phase's deadline, and what the GPUs' communication has found.
   void wait_until(const std::string& operation, int from, const std::function<bool()>& done);
 
   // One number of each rank reduced; convenience over all_reduce.

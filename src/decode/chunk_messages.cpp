@@ -6,7 +6,9 @@
 #include <type_traits>
 #include <utility>
 
+#include "model/step_queue.hpp"
 #include "storage/publish.hpp"
+#include "tensor/buffer.hpp"
 
 namespace photon {
 namespace {
@@ -50,6 +52,7 @@ struct RowsHeader {
   std::int64_t num_tokens = 0;
   std::int64_t capacity = 0;
   std::int64_t logprobs = 0;
+  std::int64_t direct = 0;
   std::int64_t rows = 0;
   std::int64_t before = 0;
 };
@@ -63,8 +66,8 @@ void append(std::vector<std::byte>& to, const T* data, std::size_t count) {
 }
 
 std::vector<std::byte> pack(const ChunkRows& rows) {
-  const RowsHeader header{rows.num_tokens, rows.capacity, rows.logprobs ? 1 : 0, rows.size(),
-                          static_cast<std::int64_t>(rows.before.size())};
+  const RowsHeader header{rows.num_tokens,     rows.capacity, rows.logprobs ? 1 : 0,
+                          rows.direct ? 1 : 0, rows.size(),   static_cast<std::int64_t>(rows.before.size())};
   std::vector<std::byte> data;
   append(data, &header, 1);
   append(data, rows.draws.data(), rows.draws.size());
@@ -92,6 +95,7 @@ ChunkRows unpack(const std::vector<std::byte>& data) {
   rows.num_tokens = header.num_tokens;
   rows.capacity = header.capacity;
   rows.logprobs = header.logprobs != 0;
+  rows.direct = header.direct != 0;
   take(resized(rows.draws, header.rows), header.rows);
   take(resized(rows.before_begin, header.rows + 1), header.rows + 1);
   take(resized(rows.forced, header.rows * header.num_tokens), header.rows * header.num_tokens);
@@ -105,12 +109,20 @@ ChunkRows unpack(const std::vector<std::byte>& data) {
 void use_device_for_chunks(Communicator& group, const Context& ctx) {
   if (ctx.space != Space::device) return;
   std::vector<Route> routes;
-  for (int shard = 1; shard < group.size(); ++shard) routes.push_back({0, shard});
+  for (int shard = 1; shard < group.size(); ++shard) {
+    routes.push_back({0, shard});
+    routes.push_back({shard, 0});
+  }
   group.use_device(ctx.stream, routes);
 }
 
-ChunkMessages::ChunkMessages(Communicator& group, std::int64_t chunk_tokens, std::int64_t num_cohorts)
-    : group_(group), chunk_tokens_(chunk_tokens), calls_(static_cast<std::size_t>(num_shards())), told_(now()) {
+ChunkMessages::ChunkMessages(Communicator& group, std::int64_t chunk_tokens, std::int64_t num_cohorts,
+                             std::optional<Space> direct)
+    : group_(group),
+      chunk_tokens_(chunk_tokens),
+      direct_(direct),
+      calls_(static_cast<std::size_t>(num_shards())),
+      told_(now()) {
   PHOTON_EXPECT(group.rank() == 0 && group.size() > 1 && num_cohorts >= 1, "{} cohorts on rank {} of {}", num_cohorts,
                 group.rank(), group.size());
   cohorts_.resize(static_cast<std::size_t>(num_cohorts));
@@ -146,6 +158,8 @@ void ChunkMessages::open(std::int64_t number, const ChunkRows& rows) {
   Cohort& cohort = cohorts_.at(static_cast<std::size_t>(number));
   cohort.num_rows = rows.size();
   cohort.logprobs = rows.logprobs;
+  cohort.direct = rows.direct;
+  PHOTON_EXPECT(!rows.direct || direct_, "a step of tokens that go from device to device where they do not");
   for (int shard = 1; shard <= num_shards(); ++shard) {
     Answer& answer = cohort.answers[static_cast<std::size_t>(shard - 1)];
     answer.begin = rows.size() * (shard - 1) / num_shards();
@@ -167,6 +181,7 @@ void ChunkMessages::send(std::int64_t number, std::int64_t offset, const ConstTe
     send_command(shard, sends, number, offset, 0);
     Outgoing& message = outgoing_.emplace_back();
     message.pending = group_.send(c.slice(0, answer.begin, count), shard, latents_tag);
+    if (cohort.direct) continue;
     answer.tokens.resize(static_cast<std::size_t>(count * chunk_tokens_ * (cohort.logprobs ? 2 : 1)));
     answer.pending =
         group_.start_receive(host_view(answer.tokens.data(), {static_cast<std::int64_t>(answer.tokens.size())}), shard,
@@ -190,6 +205,55 @@ StepResult ChunkMessages::receive(std::int64_t number) {
     std::memcpy(result.logprobs.data() + at, answer.tokens.data() + count, static_cast<std::size_t>(count) * 4);
   }
   return result;
+}
+
+std::int64_t ChunkMessages::padded_rows_of(const Answer& answer) const {
+  return padded_rows(*direct_, answer.end - answer.begin);
+}
+
+std::int64_t ChunkMessages::direct_bytes(const Cohort& cohort, const Answer& answer) const {
+  return padded_rows_of(answer) * chunk_tokens_ * (cohort.logprobs ? 2 : 1) * 4;
+}
+
+std::int64_t ChunkMessages::answer_bytes(std::int64_t number) const {
+  const Cohort& cohort = cohorts_.at(static_cast<std::size_t>(number));
+  std::int64_t bytes = 0;
+  for (const Answer& answer : cohort.answers) bytes += Arena::footprint(DType::u8, direct_bytes(cohort, answer));
+  return bytes;
+}
+
+std::vector<ChunkPart> ChunkMessages::receive_into(std::int64_t number, const TensorView& memory) {
+  Cohort& cohort = cohorts_.at(static_cast<std::size_t>(number));
+  PHOTON_EXPECT(cohort.direct && memory.bytes() == answer_bytes(number), "{} bytes for tokens of {}", memory.bytes(),
+                cohort.direct ? answer_bytes(number) : 0);
+  std::vector<ChunkPart> parts;
+  std::int64_t at = 0;
+  for (int shard = 1; shard <= num_shards(); ++shard) {
+    const Answer& answer = cohort.answers[static_cast<std::size_t>(shard - 1)];
+    if (answer.begin == answer.end) continue;
+    const std::int64_t bytes = direct_bytes(cohort, answer);
+    const TensorView view = memory.slice(0, at, bytes);
+    group_.receive(view, shard, first_answer_tag + static_cast<int>(number));
+    ChunkPart& part = parts.emplace_back();
+    part.begin = answer.begin;
+    const auto* next = static_cast<const std::byte*>(view.data());
+    const auto take = [&](DType dtype) {
+      const ConstTensorView row(next, dtype, memory.space(), {answer.end - answer.begin});
+      next += padded_rows_of(answer) * 4;
+      return row;
+    };
+    for (std::int64_t t = 0; t < chunk_tokens_; ++t) part.tokens.push_back(take(DType::i32));
+    for (std::int64_t t = 0; t < chunk_tokens_ && cohort.logprobs; ++t) part.logprobs.push_back(take(DType::f32));
+    at += Arena::footprint(DType::u8, bytes);
+  }
+  return parts;
+}
+
+void ChunkMessages::wait_until(const std::function<bool()>& done) {
+  group_.wait_until("tokens of the shards", num_shards() == 1 ? 1 : -1, [&] {
+    advance();
+    return done();
+  });
 }
 
 bool ChunkMessages::stop_requested() {
@@ -227,6 +291,7 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
   std::int64_t call = wants_to_stop;
   Pending calling;
   bool called = false;
+  std::vector<Pending> in_place;  // of each cohort: tokens that lie where the next chunk's will
   Command command;
   Pending next = group.start_receive(bytes_of(&command, 1), 0, command_tag);
   const auto is_answer = [&] { return !decoding.empty() && server.ready(decoding.front()); };
@@ -259,18 +324,29 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
       case opens: {
         std::vector<std::byte> data(static_cast<std::size_t>(command.a));
         group.receive(bytes_of(data.data(), data.size()), 0, rows_tag);
+        in_place.resize(std::max(in_place.size(), static_cast<std::size_t>(command.cohort) + 1));
+        in_place[static_cast<std::size_t>(command.cohort)].wait();
         server.open(command.cohort, unpack(data));
         break;
       }
-      case sends:
+      case sends: {
         group.receive(server.latents(command.cohort), 0, latents_tag);
         fault_point("shard.chunk");
-        server.start(command.cohort, command.a);
-        decoding.push_back(command.cohort);
+        if (!server.direct(command.cohort)) {
+          server.start(command.cohort, command.a);
+          decoding.push_back(command.cohort);
+          break;
+        }
+        Pending& sending = in_place.at(static_cast<std::size_t>(command.cohort));
+        sending.wait();
+        const ConstTensorView tokens = server.start_in_place(command.cohort, command.a);
+        sending = group.send(tokens, 0, first_answer_tag + static_cast<int>(command.cohort));
         break;
+      }
       case ends: {
         PHOTON_EXPECT(decoding.empty(), "the end while {} chunks are being decoded", decoding.size());
         for (auto& [tokens, pending] : answers) pending.wait();
+        for (Pending& sending : in_place) sending.wait();
         calling.wait();
         std::int64_t last = has_ended;
         group.send(host_view(&last, {1}), 0, call_tag).wait();

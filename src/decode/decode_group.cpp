@@ -24,7 +24,8 @@ DecodeGroup::DecodeGroup(World& world, const DecodeLayout& layout, OpenModel mod
   group_ = world.all().split(layout_.group_of(rank_), "decoding group");
   use_device_for_chunks(group_, ctx_);
   if (takes_prompts()) {
-    link_ = std::make_unique<ChunkMessages>(group_, model_.config().cumulative_chunk(1));
+    const std::optional<Space> direct = ctx_.space == Space::device ? std::optional(ctx_.space) : std::nullopt;
+    link_ = std::make_unique<ChunkMessages>(group_, model_.config().cumulative_chunk(1), decode_cohorts, direct);
   }
 }
 

@@ -20,6 +20,7 @@ ChunkRows ChunkRows::part(std::int64_t begin, std::int64_t end) const {
   some.num_tokens = num_tokens;
   some.capacity = capacity;
   some.logprobs = logprobs;
+  some.direct = direct;
   some.draws.assign(draws.begin() + begin, draws.begin() + end);
   some.forced.assign(forced.begin() + begin * num_tokens, forced.begin() + end * num_tokens);
   const std::int64_t first = before_begin[static_cast<std::size_t>(begin)];
@@ -28,6 +29,16 @@ ChunkRows ChunkRows::part(std::int64_t begin, std::int64_t end) const {
     some.before_begin.push_back(before_begin[static_cast<std::size_t>(i)] - first);
   some.before.assign(before.begin() + first, before.begin() + last);
   return some;
+}
+
+std::int64_t ChunkLink::answer_bytes(std::int64_t) const {
+  PHOTON_EXPECT(false, "tokens come through the host here");
+}
+std::vector<ChunkPart> ChunkLink::receive_into(std::int64_t, const TensorView&) {
+  PHOTON_EXPECT(false, "tokens come through the host here");
+}
+void ChunkLink::wait_until(const std::function<bool()>&) {
+  PHOTON_EXPECT(false, "tokens come through the host here");
 }
 
 ChunkServer::ChunkServer(const ModelConfig& config, const PhotonTensors& weights, DType dtype, const Context& ctx)
@@ -100,8 +111,7 @@ TensorView ChunkServer::latents(std::int64_t number) {
   return c.latents.view().slice(0, 0, c.rows.size());
 }
 
-void ChunkServer::start(std::int64_t number, std::int64_t offset) {
-  Cohort& c = cohort(number);
+StepInput ChunkServer::input_of(const Cohort& c, std::int64_t offset) const {
   const std::int64_t n = c.rows.size();
   PHOTON_EXPECT(offset >= 0 && offset % chunk_tokens_ == 0 && offset + chunk_tokens_ <= c.rows.num_tokens,
                 "a chunk at {} of {} tokens", offset, c.rows.num_tokens);
@@ -120,17 +130,29 @@ void ChunkServer::start(std::int64_t number, std::int64_t offset) {
     const auto begin = c.rows.forced.begin() + i * c.rows.num_tokens + offset;
     input.forced.insert(input.forced.end(), begin, begin + chunk_tokens_);
   }
-  c.steps->run(input, true, [&](const StepBlock& block) {
-    ChunkCall call;
-    call.history = c.history;
-    call.slot = block.indices[slot_index];
-    call.position = block.indices[position_index];
-    chunk_.decode(arena_, block, c.latents.view().slice(0, 0, block.rows), call, {});
-  });
+  return input;
+}
+
+void ChunkServer::decode(const Cohort& c, const StepBlock& block) {
+  ChunkCall call;
+  call.history = c.history;
+  call.slot = block.indices[slot_index];
+  call.position = block.indices[position_index];
+  chunk_.decode(arena_, block, c.latents.view().slice(0, 0, block.rows), call, {});
+}
+
+void ChunkServer::start(std::int64_t number, std::int64_t offset) {
+  Cohort& c = cohort(number);
+  c.steps->run(input_of(c, offset), true, [&](const StepBlock& block) { decode(c, block); });
 }
 
 StepResult ChunkServer::take(std::int64_t number) {
   return cohort(number).steps->take();
+}
+
+ConstTensorView ChunkServer::start_in_place(std::int64_t number, std::int64_t offset) {
+  Cohort& c = cohort(number);
+  return c.steps->run_in_place(input_of(c, offset), true, [&](const StepBlock& block) { decode(c, block); });
 }
 
 }  // namespace photon

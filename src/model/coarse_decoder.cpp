@@ -122,6 +122,7 @@ void CoarseDecoder::step_group(const GroupStep& step) {
   rows.num_tokens = group_tokens();
   rows.capacity = max_tokens_;
   rows.logprobs = logprobs_;
+  rows.direct = link_.direct();
   rows.forced.assign(step.forced.begin(), step.forced.end());
   rows.before_begin.push_back(0);
   std::vector<std::int32_t> latent;
@@ -165,7 +166,25 @@ void CoarseDecoder::step_group(const GroupStep& step) {
   if (logprobs_) cohort.result.logprobs.resize(cohort.result.tokens.size());
   order_.push_back(number);
   link_.open(static_cast<std::int64_t>(number), rows);
+  if (link_.direct()) reserve_answers(number);
   descend(number);
+}
+
+void CoarseDecoder::reserve_answers(std::size_t number) {
+  Cohort& cohort = cohorts_[number];
+  cohort.parts.clear();
+  const std::int64_t bytes =
+      link_.answer_bytes(static_cast<std::int64_t>(number)) * (group_tokens() / config_.cumulative_chunk(1));
+  if (on_device() && !cohort.embedded) {
+    cohort.embedded.emplace();
+    cohort.arrived.emplace();
+  }
+  if (cohort.answers.view() && cohort.answers.view().bytes() >= bytes) return;
+  if (on_device()) {
+    device::synchronize(ctx_.stream);
+    cohort.read = PinnedBuffer(bytes, "a step's tokens");
+  }
+  cohort.answers = Tensor(ctx_.space, DType::u8, {bytes}, "a step's tokens");
 }
 
 void CoarseDecoder::descend(std::size_t number) {
@@ -187,11 +206,10 @@ void CoarseDecoder::descend(std::size_t number) {
   link_.send(static_cast<std::int64_t>(number), cohort.offset, latents_of(cohort, 1));
 }
 
-void CoarseDecoder::ascend(std::size_t number) {
+void CoarseDecoder::embed_received(std::size_t number) {
   Cohort& cohort = cohorts_[number];
   const auto n = static_cast<std::int64_t>(cohort.slots.size());
   const std::int64_t chunk = config_.cumulative_chunk(1);
-  const std::int64_t top = config_.num_levels();
   const StepResult result = link_.receive(static_cast<std::int64_t>(number));
   std::vector<std::int32_t> read(result.tokens);  // what the model reads
   for (std::int64_t i = 0; i < n; ++i) {
@@ -202,12 +220,72 @@ void CoarseDecoder::ascend(std::size_t number) {
       cohort.result.tokens[to + t] = result.tokens[from + t];
       if (logprobs_) cohort.result.logprobs[to + t] = result.logprobs[from + t];
     }
-    std::vector<std::int32_t>& tokens = tokens_of(cohort.slots[static_cast<std::size_t>(i)]);
-    tokens.insert(tokens.end(), read.begin() + i * chunk, read.begin() + (i + 1) * chunk);
   }
   const TensorView ids = front(cohort.tokens, {n * chunk});
   copy(ctx_.stream, host_view(read.data(), {n * chunk}), ids);
   embedding_forward(ctx_, weights_.embed, ids, units_of(cohort, 1).merge(0));
+}
+
+void CoarseDecoder::embed_in_place(std::size_t number) {
+  Cohort& cohort = cohorts_[number];
+  const auto link_number = static_cast<std::int64_t>(number);
+  // A host that ran further ahead would fill the device's queue, and wait there without a limit if a rank died.
+  if (on_device()) link_.wait_until([&] { return cohort.embedded->reached(); });
+  const std::int64_t bytes = link_.answer_bytes(link_number);
+  const std::int64_t index = cohort.offset / config_.cumulative_chunk(1);
+  cohort.parts.push_back(link_.receive_into(link_number, cohort.answers.view().slice(0, index * bytes, bytes)));
+  for (const ChunkPart& part : cohort.parts.back()) {
+    for (std::size_t t = 0; t < part.tokens.size(); ++t) {
+      const std::int64_t rows = part.tokens[t].numel();
+      const TensorView units = units_of(cohort, 1).slice(0, part.begin, rows).slice(1, static_cast<std::int64_t>(t), 1);
+      // A row that failed reads nothing: nobody will look at what follows.
+      embed_or_zero(ctx_, weights_.embed, part.tokens[t].reshape({rows, 1}), units);
+    }
+  }
+  if (on_device()) cohort.embedded->record(ctx_.stream);
+}
+
+void CoarseDecoder::queue_answers(Cohort& cohort) {
+  if (!on_device()) return;
+  queue_read(ctx_.stream, cohort.answers, cohort.read.data());
+  cohort.arrived->record(ctx_.stream);
+}
+
+void CoarseDecoder::read_answers(Cohort& cohort) {
+  if (on_device()) link_.wait_until([&] { return cohort.arrived->reached(); });
+  const auto* const device = static_cast<const std::byte*>(cohort.answers.view().data());
+  const auto* const host = on_device() ? static_cast<const std::byte*>(cohort.read.data()) : device;
+  const auto place = [&](const ConstTensorView& view) {
+    return host + (static_cast<const std::byte*>(view.data()) - device);
+  };
+  const auto chunk = static_cast<std::size_t>(config_.cumulative_chunk(1));
+  const auto group = static_cast<std::size_t>(group_tokens());
+  for (std::size_t k = 0; k < cohort.parts.size(); ++k) {
+    for (const ChunkPart& part : cohort.parts[k]) {
+      const auto begin = static_cast<std::size_t>(part.begin);
+      for (std::size_t t = 0; t < part.tokens.size(); ++t) {
+        const auto* const tokens = reinterpret_cast<const std::int32_t*>(place(part.tokens[t]));
+        const auto* const logprobs = logprobs_ ? reinterpret_cast<const float*>(place(part.logprobs[t])) : nullptr;
+        for (std::size_t i = 0; i < static_cast<std::size_t>(part.tokens[t].numel()); ++i) {
+          const std::size_t to = (begin + i) * group + k * chunk + t;
+          cohort.result.tokens[to] = tokens[i];
+          if (logprobs_) cohort.result.logprobs[to] = logprobs[i];
+        }
+      }
+    }
+  }
+}
+
+void CoarseDecoder::ascend(std::size_t number) {
+  Cohort& cohort = cohorts_[number];
+  const auto n = static_cast<std::int64_t>(cohort.slots.size());
+  const std::int64_t chunk = config_.cumulative_chunk(1);
+  const std::int64_t top = config_.num_levels();
+  if (link_.direct()) {
+    embed_in_place(number);
+  } else {
+    embed_received(number);
+  }
   const std::int64_t end = cohort.offset + chunk;
   const TensorView slot = front(cohort.slot, {n});
   for (std::int64_t l = 1; l <= top && end % config_.cumulative_chunk(l) == 0; ++l) {
@@ -222,6 +300,7 @@ void CoarseDecoder::ascend(std::size_t number) {
   }
   if (end == group_tokens()) {
     scatter_rows(ctx_, latents_of(cohort, top), slot, latents_.view());
+    if (link_.direct()) queue_answers(cohort);
     cohort.done = true;
     return;
   }
@@ -240,6 +319,15 @@ StepResult CoarseDecoder::take_step() {
     }
   }
   order_.pop_front();
+  if (link_.direct()) read_answers(oldest);
+  const auto group = static_cast<std::size_t>(group_tokens());
+  for (std::size_t i = 0; i < oldest.slots.size(); ++i) {
+    std::vector<std::int32_t>& tokens = tokens_of(oldest.slots[i]);
+    for (std::size_t t = 0; t < group; ++t) {
+      const std::int32_t token = oldest.result.tokens[i * group + t];
+      tokens.push_back(token == failed_token ? 0 : token);
+    }
+  }
   oldest.slots.clear();
   return std::move(oldest.result);
 }

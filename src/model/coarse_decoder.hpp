@@ -2,13 +2,17 @@
 // decoded by others (chunk_server.hpp). Results are those of PhotonDecoder.
 //
 // Steps of different rows go on side by side, so that there is work here while others decode the chunks of another
-// step, or of another call of rolled-out rows. All waiting is in take_step() and take_chunks().
+// step, or of another call of rolled-out rows. All waiting is in take_step() and take_chunks(). Where the link is
+// direct, a step's tokens stay on the device until the step is done, and the host queues work a chunk ahead of it.
 #pragma once
 
 #include <deque>
+#include <optional>
+#include <vector>
 
 #include "model/chunk_server.hpp"
 #include "model/photon_decoder.hpp"
+#include "tensor/graph.hpp"
 
 namespace photon {
 
@@ -43,8 +47,14 @@ class CoarseDecoder : public PhotonDecoder {
     std::vector<Tensor> c;             // [rows, D_l]
     std::vector<Tensor> units;         // [rows, C_l, D_{l-1}]
     Tensor tokens;                     // [rows, C_1] i32
-    Tensor chunk_index;                // of a call of chunks: [n] i32
-    Tensor chunk_c;                    // [n, D_1]
+    // Of a direct link: the step's tokens as they came, chunk behind chunk, and their way to the host.
+    Tensor answers;  // u8
+    PinnedBuffer read;
+    std::vector<std::vector<ChunkPart>> parts;  // of each chunk
+    std::optional<Event> embedded;              // behind the last chunk's tokens; on a device
+    std::optional<Event> arrived;               // behind the copies to `read`
+    Tensor chunk_index;                         // of a call of chunks: [n] i32
+    Tensor chunk_c;                             // [n, D_1]
   };
 
   std::vector<std::int32_t>& tokens_of(std::int64_t slot) { return tokens_[static_cast<std::size_t>(slot)]; }
@@ -59,6 +69,13 @@ class CoarseDecoder : public PhotonDecoder {
   // From the levels that begin a group at the offset down to c(1), which goes off.
   void descend(std::size_t number);
   void between_groups() override { link_.advance(); }
+  void reserve_answers(std::size_t number);
+  // A chunk's tokens into encoder 1's units: by way of the host, or as a direct link brings them.
+  void embed_received(std::size_t number);
+  void embed_in_place(std::size_t number);
+  // After the last chunk of a direct link's step: the tokens to the host, queued here and awaited there.
+  void queue_answers(Cohort& cohort);
+  void read_answers(Cohort& cohort);
   // The tokens that came: into the encoders, as far as units are complete; then to the next chunk or the step's end.
   void ascend(std::size_t number);
 

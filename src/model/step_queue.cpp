@@ -28,8 +28,8 @@ StepQueue::StepQueue(const Context& ctx, std::int64_t tokens, std::int64_t num_i
 
 StepQueue::~StepQueue() = default;
 
-std::int64_t StepQueue::padded(std::int64_t n) const {
-  if (!on_device() || n <= 8) return n;
+std::int64_t padded_rows(Space space, std::int64_t n) {
+  if (space == Space::host || n <= 8) return n;
   const auto unit = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(n))) / 16;
   return (n + unit - 1) / unit * unit;
 }
@@ -83,8 +83,8 @@ const StepBlock& StepQueue::block_of(std::int64_t rows) {
   return block;
 }
 
-void StepQueue::run(const StepInput& input, bool record, const std::function<void(const StepBlock&)>& body) {
-  PHOTON_EXPECT(pending_.size() < results_.size(), "{} steps wait for their results to be taken", pending_.size());
+// Returns the padded rows.
+std::int64_t StepQueue::queue(const StepInput& input, bool record, const std::function<void(const StepBlock&)>& body) {
   const auto n = static_cast<std::int64_t>(input.draws.size());
   const std::int64_t rows = padded(n);
   reserve(rows);
@@ -119,13 +119,25 @@ void StepQueue::run(const StepInput& input, bool record, const std::function<voi
   } else {
     body(block);
   }
+  return rows;
+}
+
+ConstTensorView StepQueue::run_in_place(const StepInput& input, bool record,
+                                        const std::function<void(const StepBlock&)>& body) {
+  const std::int64_t rows = queue(input, record, body);
+  return outputs_.view().slice(0, 0, output_bytes(rows));
+}
+
+void StepQueue::run(const StepInput& input, bool record, const std::function<void(const StepBlock&)>& body) {
+  PHOTON_EXPECT(pending_.size() < results_.size(), "{} steps wait for their results to be taken", pending_.size());
+  const std::int64_t rows = queue(input, record, body);
   const std::size_t buffer = next_buffer_;
   next_buffer_ = (next_buffer_ + 1) % results_.size();
   if (on_device()) {
     queue_read(ctx_.stream, outputs_.view().slice(0, 0, output_bytes(rows)), results_[buffer].data());
     done_[buffer].record(ctx_.stream);
   }
-  pending_.push_back({n, rows, buffer});
+  pending_.push_back({static_cast<std::int64_t>(input.draws.size()), rows, buffer});
 }
 
 bool StepQueue::ready() const {

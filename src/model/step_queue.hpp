@@ -34,14 +34,16 @@ struct StepInput {
   DrawRow padding_draw;
 };
 
+// The number of rows that a step of n is padded to: on a device there are few different ones, since each has a graph.
+std::int64_t padded_rows(Space space, std::int64_t n);
+
 class StepQueue {
  public:
   // Steps of `tokens` tokens a row with `num_indices` indices.
   StepQueue(const Context& ctx, std::int64_t tokens, std::int64_t num_indices, const DecoderOptions& options);
   ~StepQueue();
 
-  // The number of rows that a step of n is padded to: on a device there are few different ones, since each has a graph.
-  std::int64_t padded(std::int64_t n) const;
+  std::int64_t padded(std::int64_t n) const { return padded_rows(ctx_.space, n); }
   // Room for steps of up to `rows` (padded) rows. Graphs are forgotten when it grows.
   void reserve(std::int64_t rows);
   // After anything that moves what the steps use.
@@ -49,6 +51,9 @@ class StepQueue {
 
   // Queues a step; `record` false: it is not recorded.
   void run(const StepInput& input, bool record, const std::function<void(const StepBlock&)>& body);
+  // The same, but the results stay where the step leaves them until the next one: as u8 [tokens, padded rows] i32, and
+  // behind them as many logprobs, f32, if asked for.
+  ConstTensorView run_in_place(const StepInput& input, bool record, const std::function<void(const StepBlock&)>& body);
   // Whether the oldest step's result is there; false when none is queued.
   bool ready() const;
   // Waits for the oldest step's result; empty when none is queued.
@@ -66,6 +71,7 @@ class StepQueue {
   };
 
   const StepBlock& block_of(std::int64_t rows);
+  std::int64_t queue(const StepInput& input, bool record, const std::function<void(const StepBlock&)>& body);
   std::int64_t input_bytes(std::int64_t rows) const;
   std::int64_t output_bytes(std::int64_t rows) const;
   bool on_device() const { return ctx_.space == Space::device; }

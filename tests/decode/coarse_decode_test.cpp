@@ -1,6 +1,8 @@
 // Decoding with level 1 apart from the coarse stream, here within one process.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "shares.hpp"
 
 namespace photon {
@@ -13,10 +15,12 @@ using testing::deterministic;
 using testing::expect_same;
 using testing::share_of;
 
-// Decodes each chunk where it is asked for. The first rows go to one server, the others to a second one.
+// Decodes each chunk where it is asked for. The first rows go to one server, the others to a second one. `direct`: the
+// servers leave a step's tokens where the decoder wants them.
 class LocalChunks : public ChunkLink {
  public:
-  LocalChunks(const PhotonShare& share, std::int64_t num_cohorts) : steps_(static_cast<std::size_t>(num_cohorts)) {
+  LocalChunks(const PhotonShare& share, std::int64_t num_cohorts, bool direct)
+      : steps_(static_cast<std::size_t>(num_cohorts)), direct_(direct) {
     for (int i = 0; i < 2; ++i)
       servers_.push_back(
           std::make_unique<ChunkServer>(share.config(), share.tensors(), share.dtype(), deterministic()));
@@ -25,6 +29,8 @@ class LocalChunks : public ChunkLink {
   void open(std::int64_t cohort, const ChunkRows& rows) override {
     Step& step = steps_.at(static_cast<std::size_t>(cohort));
     step.rows = rows.size();
+    step.logprobs = rows.logprobs;
+    EXPECT_TRUE(direct_ || !rows.direct);
     step.first = (rows.size() + 2) / 3;
     servers_[0]->open(cohort, rows.part(0, step.first));
     if (step.first < rows.size()) servers_[1]->open(cohort, rows.part(step.first, rows.size()));
@@ -55,6 +61,40 @@ class LocalChunks : public ChunkLink {
     result.logprobs.insert(result.logprobs.end(), more.logprobs.begin(), more.logprobs.end());
     return result;
   }
+  bool direct() const override { return direct_; }
+  std::int64_t answer_bytes(std::int64_t cohort) const override {
+    const Step& step = steps_.at(static_cast<std::size_t>(cohort));
+    return step.rows * servers_[0]->chunk_tokens() * (step.logprobs ? 8 : 4);
+  }
+  std::vector<ChunkPart> receive_into(std::int64_t cohort, const TensorView& memory) override {
+    Step& step = steps_.at(static_cast<std::size_t>(cohort));
+    EXPECT_TRUE(step.asked && direct_);
+    step.asked = false;
+    std::vector<ChunkPart> parts;
+    std::int64_t at = 0;
+    for (const auto& [server, begin, end] :
+         {std::tuple(0, std::int64_t{0}, step.first), std::tuple(1, step.first, step.rows)}) {
+      if (begin == end) continue;
+      copy(step.c.slice(0, begin, end - begin), servers_[static_cast<std::size_t>(server)]->latents(cohort));
+      const ConstTensorView tokens = servers_[static_cast<std::size_t>(server)]->start_in_place(cohort, step.offset);
+      copy(tokens, memory.slice(0, at, tokens.numel()));
+      auto* next = static_cast<std::byte*>(memory.data()) + at;
+      at += tokens.numel();
+      const auto take = [&](DType dtype) {
+        const ConstTensorView view(next, dtype, Space::host, {end - begin});
+        next += view.bytes();
+        return view;
+      };
+      ChunkPart& part = parts.emplace_back();
+      part.begin = begin;
+      for (std::int64_t t = 0; t < servers_[0]->chunk_tokens(); ++t) part.tokens.push_back(take(DType::i32));
+      for (std::int64_t t = 0; t < servers_[0]->chunk_tokens() && step.logprobs; ++t) {
+        part.logprobs.push_back(take(DType::f32));
+      }
+    }
+    EXPECT_EQ(at, memory.bytes());
+    return parts;
+  }
   std::int64_t num_overlaps() const { return most_under_way_; }
 
  private:
@@ -63,10 +103,12 @@ class LocalChunks : public ChunkLink {
     std::int64_t first = 0;
     std::int64_t offset = 0;
     bool asked = false;
+    bool logprobs = false;
     ConstTensorView c;
   };
   std::vector<std::unique_ptr<ChunkServer>> servers_;
   std::vector<Step> steps_;
+  bool direct_;
   std::int64_t most_under_way_ = 0;  // steps that began while others waited for tokens
 };
 
@@ -82,13 +124,15 @@ void expect_same_as_whole(const ModelConfig& config, GenerationMode mode) {
   const auto chunks = share_of(*model, chunk_layers(config));
   for (const std::int64_t num_cohorts : {1, 2, 3}) {
     for (const std::int64_t batch : {1, 6, 40}) {
-      SCOPED_TRACE(::testing::Message() << num_cohorts << " cohorts, batch " << batch);
-      options.max_batch = batch;
-      options.max_chunks = batch == 6 ? 5 : 0;
-      LocalChunks link(*chunks, num_cohorts);
-      expect_same(expected, decode_with(decoder_source(*coarse, deterministic(), link), rows, options, 2));
-      if (mode == GenerationMode::hiergen && num_cohorts > 1 && batch > 1) {
-        EXPECT_GT(link.num_overlaps(), 0);
+      for (const bool direct : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << num_cohorts << " cohorts, batch " << batch << ", direct " << direct);
+        options.max_batch = batch;
+        options.max_chunks = batch == 6 ? 5 : 0;
+        LocalChunks link(*chunks, num_cohorts, direct);
+        expect_same(expected, decode_with(decoder_source(*coarse, deterministic(), link), rows, options, 2));
+        if (mode == GenerationMode::hiergen && num_cohorts > 1 && batch > 1) {
+          EXPECT_GT(link.num_overlaps(), 0);
+        }
       }
     }
   }
@@ -121,7 +165,7 @@ TEST_P(CoarseRecGen, OneCohortRunsAheadWhileChunksOfAnotherAreDecoded) {
   for (const std::int64_t max_chunks : {1, 3, 1000}) {
     SCOPED_TRACE(::testing::Message() << "at most " << max_chunks << " chunks in a call");
     options.max_chunks = max_chunks;
-    LocalChunks link(*chunks, 2);
+    LocalChunks link(*chunks, 2, false);
     expect_same(expected, decode_with(decoder_source(*coarse, deterministic(), link), rows, options, 2));
     EXPECT_GT(link.num_overlaps(), 0);
   }

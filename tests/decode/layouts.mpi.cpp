@@ -25,29 +25,33 @@ void expect_same_on_ranks(const ModelConfig& config, GenerationMode mode) {
   EngineOptions options;
   options.mode = mode;
   options.logprobs = true;
-  for (const Layout& layout : {Layout{1, 1}, Layout{1, 2}, Layout{1, 3}, Layout{2, 1}}) {
-    const int size = 1 + layout.shards;
-    const int number = world().rank() / size;
-    const bool takes_part = world().rank() < layout.groups * size && world().size() >= layout.groups * size;
-    Communicator group = world().all().split(takes_part ? number : layout.groups, "decoding group");
-    if (!takes_part) continue;
-    if (group.rank() > 0) {
-      const auto share = share_of(*model, chunk_layers(config));
-      ChunkServer server(config, share->tensors(), share->dtype(), deterministic());
-      EXPECT_FALSE(serve_chunks(server, group, nullptr));
-      continue;
+  // Tokens through the host, and as between GPUs into memory of the coarse stream's space.
+  for (const std::optional<Space> direct : {std::optional<Space>(), std::optional(Space::host)}) {
+    for (const Layout& layout : {Layout{1, 1}, Layout{1, 2}, Layout{1, 3}, Layout{2, 1}}) {
+      const int size = 1 + layout.shards;
+      const int number = world().rank() / size;
+      const bool takes_part = world().rank() < layout.groups * size && world().size() >= layout.groups * size;
+      Communicator group = world().all().split(takes_part ? number : layout.groups, "decoding group");
+      if (!takes_part) continue;
+      if (group.rank() > 0) {
+        const auto share = share_of(*model, chunk_layers(config));
+        ChunkServer server(config, share->tensors(), share->dtype(), deterministic());
+        EXPECT_FALSE(serve_chunks(server, group, nullptr));
+        continue;
+      }
+      const auto share = share_of(*model, coarse_layers(config));
+      ChunkMessages link(group, config.cumulative_chunk(1), decode_cohorts, direct);
+      options.max_batch = 16;
+      const auto expected = decode(*model, rows, options, 2);
+      for (const std::int64_t batch : {1 + number, 7, 40}) {
+        SCOPED_TRACE(::testing::Message() << layout.groups << " x (1 + " << layout.shards << "), batch " << batch
+                                          << ", direct " << direct.has_value());
+        options.max_batch = batch;
+        expect_same(expected, decode_with(decoder_source(*share, deterministic(), link), rows, options, 2));
+      }
+      EXPECT_FALSE(link.stop_requested());
+      link.finish(false);
     }
-    const auto share = share_of(*model, coarse_layers(config));
-    ChunkMessages link(group, config.cumulative_chunk(1));
-    options.max_batch = 16;
-    const auto expected = decode(*model, rows, options, 2);
-    for (const std::int64_t batch : {1 + number, 7, 40}) {
-      SCOPED_TRACE(::testing::Message() << layout.groups << " x (1 + " << layout.shards << "), batch " << batch);
-      options.max_batch = batch;
-      expect_same(expected, decode_with(decoder_source(*share, deterministic(), link), rows, options, 2));
-    }
-    EXPECT_FALSE(link.stop_requested());
-    link.finish(false);
   }
 }
 
@@ -79,7 +83,7 @@ TEST(DecodeLayoutsStop, WhenAnyShardIsAskedTo) {
     return;
   }
   const auto share = share_of(*model, coarse_layers(config));
-  ChunkMessages link(group, config.cumulative_chunk(1));
+  ChunkMessages link(group, config.cumulative_chunk(1), decode_cohorts, Space::host);
   Engine engine(decoder_source(*share, deterministic(), link), nullptr, -1, {});
   testing::Results results;
   std::int64_t i = 0;
