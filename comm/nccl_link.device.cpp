@@ -85,7 +85,7 @@ NcclLink::NcclLink(std::shared_ptr<Group> group, const ncclUniqueId& id, int ran
   }
   group_->job->log.end(number);
   all().push_back(this);
-  device::set_wait(&NcclLink::wait_for_stream);
+  device::set_wait(&NcclLink::wait_until);
 }
 
 void NcclLink::set_up(const ncclUniqueId& id, int rank, int size, ncclConfig_t config) {
@@ -266,9 +266,8 @@ void NcclLink::wait_for(const Event& event) {
   forget_finished();
 }
 
-void NcclLink::wait_for_stream(Stream stream) {
-  const Event event = record(static_cast<cudaStream_t>(stream.handle()));
-  if (all().empty() || cudaEventQuery(event.get()) == cudaSuccess) return;
+void NcclLink::wait_until(const std::function<bool()>& reached) {
+  if (all().empty() || reached()) return;
   // What began first and has not finished is what keeps the stream.
   const auto oldest = [] {
     NcclLink* found = nullptr;
@@ -284,9 +283,7 @@ void NcclLink::wait_for_stream(Stream stream) {
   const std::string operation = link == nullptr ? "work on the GPU" : link->queued_.front().operation;
   try {
     blamed.poll_until(operation, [&] {
-      const cudaError_t result = cudaEventQuery(event.get());
-      if (result == cudaSuccess) return true;
-      if (result != cudaErrorNotReady) PHOTON_CUDA_CHECK(result);
+      if (reached()) return true;
       for (NcclLink* each : all()) each->check_state(operation);
       return false;
     });

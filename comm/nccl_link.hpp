@@ -48,8 +48,8 @@ class NcclLink {
                                  cudaStream_t compute, const std::function<ncclResult_t()>& call);
   // Polls until `event` is done. Errors: Error, and the communicator is aborted.
   void wait_for(const Event& event);
-  // Waits for a stream by polling, with all links of this process in view: what device::set_wait() takes.
-  static void wait_for_stream(Stream stream);
+  // Polls until the GPU has reached a point, with all links of this process in view: what device::set_wait() takes.
+  static void wait_until(const std::function<bool()>& reached);
   // Throws what NCCL found on its own threads.
   void check_state(const std::string& operation);
 

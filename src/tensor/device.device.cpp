@@ -5,9 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "tensor/cuda_check.hpp"
+#include "tensor/cuda_wait.hpp"
 
 namespace photon::device {
 namespace {
@@ -16,7 +20,15 @@ cudaStream_t to_cuda(Stream stream) {
   return static_cast<cudaStream_t>(stream.handle());
 }
 
-void (*wait_for)(Stream) = nullptr;
+thread_local void (*wait_by)(const std::function<bool()>& reached) = nullptr;
+
+// Until what the stream holds now is done.
+void wait_for_stream(Stream stream) {
+  thread_local cudaEvent_t mark = nullptr;  // never given back: a thread may end after the CUDA runtime has
+  if (mark == nullptr) PHOTON_CUDA_CHECK(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
+  PHOTON_CUDA_CHECK(cudaEventRecord(mark, to_cuda(stream)));
+  wait_for_event(mark);
+}
 
 std::int64_t most_bytes = 0;  // limit_memory()
 
@@ -53,28 +65,40 @@ class Staging {
     if (slot.sent == nullptr) {
       PHOTON_CUDA_CHECK(cudaEventCreateWithFlags(&slot.sent, cudaEventDisableTiming));
     } else {
-      PHOTON_CUDA_CHECK(cudaEventSynchronize(slot.sent));
+      wait_for_event(slot.sent);
     }
-    if (slot.bytes < bytes) {
-      if (slot.data != nullptr) PHOTON_CUDA_CHECK(cudaFreeHost(slot.data));
-      slot.data = nullptr;
-      slot.bytes = std::max<std::int64_t>(bytes, 4096);
-      PHOTON_CUDA_CHECK(cudaMallocHost(&slot.data, static_cast<std::size_t>(slot.bytes)));
-    }
-    std::memcpy(slot.data, from, static_cast<std::size_t>(bytes));
-    PHOTON_CUDA_CHECK(
-        cudaMemcpyAsync(to, slot.data, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, to_cuda(stream)));
+    if (slot.memory.bytes < bytes) exchange(slot.memory, bytes);
+    std::memcpy(slot.memory.data, from, static_cast<std::size_t>(bytes));
+    PHOTON_CUDA_CHECK(cudaMemcpyAsync(to, slot.memory.data, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice,
+                                      to_cuda(stream)));
     PHOTON_CUDA_CHECK(cudaEventRecord(slot.sent, to_cuda(stream)));
   }
 
  private:
-  // Never given back: a thread may end after the CUDA runtime has.
-  struct Slot {
+  // Never given back: a thread may end after the CUDA runtime has, and while the device works CUDA would wait for it,
+  // and so for whatever that waits for.
+  struct Memory {
     void* data = nullptr;
     std::int64_t bytes = 0;
+  };
+  struct Slot {
+    Memory memory;
     cudaEvent_t sent = nullptr;
   };
+
+  // Larger memory for a slot, which another one may have outgrown. Powers of two: what lies spare is less than what is
+  // used.
+  void exchange(Memory& memory, std::int64_t bytes) {
+    const auto fits = std::find_if(spare_.begin(), spare_.end(), [&](const Memory& m) { return m.bytes >= bytes; });
+    if (fits != spare_.end()) return std::swap(memory, *fits);
+    if (memory.data != nullptr) spare_.push_back(memory);
+    memory.bytes =
+        std::max<std::int64_t>(4096, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(bytes))));
+    PHOTON_CUDA_CHECK(cudaMallocHost(&memory.data, static_cast<std::size_t>(memory.bytes)));
+  }
+
   std::array<Slot, 32> slots_;
+  std::vector<Memory> spare_;
   std::size_t next_ = 0;
 };
 
@@ -146,12 +170,26 @@ void destroy_stream(Stream stream) noexcept {
   (void)cudaStreamDestroy(to_cuda(stream));
 }
 
-void set_wait(void (*wait)(Stream)) {
-  wait_for = wait;
+void set_wait(void (*wait)(const std::function<bool()>& reached)) {
+  wait_by = wait;
+}
+
+void wait_for_event(cudaEvent_t event) {
+  const auto reached = [event] {
+    const cudaError_t result = cudaEventQuery(event);
+    if (result == cudaErrorNotReady) {
+      (void)cudaGetLastError();
+      return false;
+    }
+    PHOTON_CUDA_CHECK(result);
+    return true;
+  };
+  if (wait_by != nullptr && !reached()) wait_by(reached);
+  PHOTON_CUDA_CHECK(cudaEventSynchronize(event));
 }
 
 void synchronize(Stream stream) {
-  if (wait_for != nullptr) wait_for(stream);
+  if (wait_by != nullptr) wait_for_stream(stream);
   PHOTON_CUDA_CHECK(cudaStreamSynchronize(to_cuda(stream)));
 }
 
@@ -181,7 +219,7 @@ void queue_copy(Stream stream, const void* from, Space from_space, void* to, Spa
     return Staging::current().send(stream, from, to, row_bytes);
   }
   // To pageable memory, CUDA waits inside the copy.
-  if (to_space == Space::host && wait_for != nullptr) wait_for(stream);
+  if (to_space == Space::host && wait_by != nullptr) wait_for_stream(stream);
   const cudaMemcpyKind kind = kind_of(from_space, to_space);
   if (rows == 1) {
     PHOTON_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<std::size_t>(row_bytes), kind, to_cuda(stream)));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "tensor/view.hpp"
@@ -31,10 +32,10 @@ void fill_bytes(void* data, int value, std::int64_t bytes);
 Stream make_stream();
 void destroy_stream(Stream stream) noexcept;
 void synchronize(Stream stream);
-// How this process waits for a stream from now on, wherever the host has to: synchronize() and copies to the host.
-// Whoever queues work that waits for other processes knows how to give up; CUDA's own wait would not. Null: by CUDA
-// alone.
-void set_wait(void (*wait)(Stream));
+// How this thread waits for a device from now on, wherever it has to: synchronize(), copies to the host, events. `wait`
+// returns when `reached` holds. Whoever queues work that waits for other processes knows how to give up; CUDA's own
+// wait would not. Null: by CUDA alone.
+void set_wait(void (*wait)(const std::function<bool()>& reached));
 // Host memory that copies reach at full speed and without waiting, from here to unpin().
 void pin(void* data, std::int64_t bytes);
 void unpin(void* data) noexcept;

@@ -23,7 +23,7 @@ Stream make_stream() {
   throw NotConfigured("a device stream", "CUDA");
 }
 void destroy_stream(Stream) noexcept {}
-void set_wait(void (*)(Stream)) {}
+void set_wait(void (*)(const std::function<bool()>&)) {}
 void synchronize(Stream) {
   throw NotConfigured("a device stream", "CUDA");
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tensor/cuda_check.hpp"
+#include "tensor/cuda_wait.hpp"
 
 namespace photon {
 namespace {
@@ -89,7 +90,7 @@ void Event::record(Stream stream) {
 }
 
 void Event::wait() const {
-  PHOTON_CUDA_CHECK(cudaEventSynchronize(to_event(handle_)));
+  device::wait_for_event(to_event(handle_));
 }
 
 void Event::hold(Stream stream) const {

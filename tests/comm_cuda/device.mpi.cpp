@@ -225,14 +225,19 @@ TEST_F(DeviceCommunicator, QueuesMessagesWithoutWaitingForTheOtherRank) {
   std::vector<Pending> pending;
   for (int k = 0; k < count; ++k) {
     sent.push_back(on_device(DType::f32, n, [k, next](std::int64_t i) { return mark(rank(), next, i + k); }));
-    pending.push_back(group_->send(sent.back(), next, k));
+  }
+  const Tensor small(Space::device, DType::i32, {1 << 18}, "a test");
+  std::vector<Tensor> received;
+  for (int k = 0; k < count; ++k) received.emplace_back(Space::device, DType::f32, Shape{n}, "a test");
+  for (int k = 0; k < count; ++k) {
+    pending.push_back(group_->send(sent[static_cast<std::size_t>(k)], next, k));
+    // Nor do copies from the host make it wait, however large they become.
+    const std::vector<std::int32_t> values(static_cast<std::size_t>(k + 1) * 4096, k);
+    const auto length = static_cast<std::int64_t>(values.size());
+    copy(stream_, host_view(values.data(), {length}), small.view().slice(0, 0, length));
   }
   world().all().barrier();
-  std::vector<Tensor> received;
-  for (int k = 0; k < count; ++k) {
-    received.emplace_back(Space::device, DType::f32, Shape{n}, "a test");
-    group_->receive(received.back(), last, k);
-  }
+  for (int k = 0; k < count; ++k) group_->receive(received[static_cast<std::size_t>(k)], last, k);
   for (Pending& each : pending) each.wait();
   for (int k = 0; k < count; ++k) {
     expect_values(

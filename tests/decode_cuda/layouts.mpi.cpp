@@ -31,7 +31,7 @@ class DeviceDecodeLayouts : public ::testing::TestWithParam<NamedConfig> {
 
   std::unique_ptr<PhotonShare> share_of(const Model& host, const LayerRange& layers, DType dtype) const {
     auto share = std::make_unique<PhotonShare>(host.config(), layers, Space::device, dtype);
-    share->parameters().assign(host.parameters());
+    share->parameters().assign(testing::share_of(host, layers)->parameters());
     return share;
   }
 
