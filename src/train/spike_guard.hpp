@@ -12,18 +12,20 @@ class SpikeGuard {
 
   SpikeGuard() = default;
   // With what was kept of an earlier start.
-  SpikeGuard(double factor, double mean, std::int64_t count) : factor_(factor), mean_(mean), count_(count) {}
+  SpikeGuard(double factor, double log_mean, std::int64_t count)
+      : factor_(factor), log_mean_(log_mean), count_(count) {}
 
-  // Whether a step with this finite norm is to be left out: it is more than `factor` times the mean (0: never). Takes
-  // the norm into the mean, a spike as no more than the limit, so that norms that stay high are soon believed.
+  // Whether a step with this finite norm is to be left out: it is more than `factor` times the geometric mean of those
+  // before (0: never). Takes the norm into that mean, in which one of any size counts little, such as those of the
+  // first steps; norms that stay high are believed within some 50 steps.
   bool skips(double norm);
 
-  double mean() const { return mean_; }
+  double log_mean() const { return log_mean_; }
   std::int64_t count() const { return count_; }  // norms taken in
 
  private:
   double factor_ = 0;
-  double mean_ = 0;
+  double log_mean_ = 0;
   std::int64_t count_ = 0;
 };
 

@@ -232,7 +232,7 @@ void Trainer::clip(Step& step) {
   record.grad_norm = std::sqrt(sums_->sum_of_squares(ctx_, *gradients_));
   // Every rank holds the same bits of both, so all decide alike.
   step.finite = std::isfinite(record.loss) && std::isfinite(record.grad_norm);
-  const double usual = spikes_.mean();
+  const double usual = std::exp(spikes_.log_mean());
   step.spike = step.finite && spikes_.skips(record.grad_norm);
   if (step.spike) {
     console_->clear();
@@ -350,9 +350,11 @@ void Trainer::save() {
   finish_save();
   world_.enter(fmt::format("save of step {}", state_.step), static_cast<double>(config_.parallel.save_deadline));
   console_->clear();
-  state_.extra_json =
-      nlohmann::json{{"bad_in_row", bad_in_row_}, {"norm_mean", spikes_.mean()}, {"norm_count", spikes_.count()}}
-          .dump();
+  state_.extra_json = nlohmann::json{
+      {"bad_in_row", bad_in_row_},
+      {"log_norm_mean", spikes_.log_mean()},
+      {"norm_count",
+       spikes_.count()}}.dump();
   if (staging_) staging_->begin_download(ctx_, weights(), *optimizer_);
   const Parameters* const whole = plan_.stages > 1 ? pipeline_->gather_weights() : &stored_weights();
   const bool first = world_.rank() == 0;

@@ -206,7 +206,7 @@ void Trainer::restore_or_initialize() {
     if (staging_) staging_->upload(weights(), *optimizer_);
     const auto extra = nlohmann::json::parse(state_.extra_json);
     bad_in_row_ = extra.value("bad_in_row", std::int64_t{0});
-    spikes_ = SpikeGuard(config_.train.spike_factor, extra.value("norm_mean", 0.0),
+    spikes_ = SpikeGuard(config_.train.spike_factor, extra.value("log_norm_mean", 0.0),
                          extra.value("norm_count", std::int64_t{0}));
     log_info("continuing after step {} of {}", state_.step, config_.train.steps);
     if (!options_.init_from.empty()) log_info("--init-from is not used: the run has begun already");
