@@ -23,6 +23,10 @@ Cluster make_cluster(const ClusterConfig& config, Precision precision) {
           .flops = rate * 1e12 * config.efficiency,
           .memory_bandwidth = config.memory_bandwidth * 1e9,
           .op_overhead = config.op_overhead * 1e-6,
+          .decoding_flops = rate * 1e12 * config.decoding.efficiency,
+          .product_latency = config.decoding.product_latency * 1e-6,
+          .few_rows = config.decoding.few_rows,
+          .few_rows_slowdown = config.decoding.few_rows_slowdown,
           .within_node = link(config.link_within_node),
           .between_nodes = link(config.link_between_nodes)};
 }
@@ -34,6 +38,10 @@ Cluster usual_cluster(std::int64_t num_ranks, std::int64_t ranks_per_node, bool 
           .flops = gpus ? 6e14 : 1e11,
           .memory_bandwidth = gpus ? 3e12 : 1e10,
           .op_overhead = 0,
+          .decoding_flops = 0,
+          .product_latency = 0,
+          .few_rows = 0,
+          .few_rows_slowdown = 0,
           .within_node = gpus ? Link{3e11, 1e-5} : Link{5e9, 1e-5},
           .between_nodes = gpus ? Link{5e10, 2e-5} : Link{1e9, 5e-5}};
 }

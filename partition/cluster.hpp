@@ -24,6 +24,10 @@ struct Cluster {
   double flops = 0;               // FLOP/s of a rank in a model's matrix products
   double memory_bandwidth = 0;    // bytes/s of a rank
   double op_overhead = 0;         // seconds of an op of a decoding step beside its arithmetic and traffic
+  double decoding_flops = 0;      // FLOP/s in decoding's products of many rows; 0: flops
+  double product_latency = 0;     // seconds of a decoding product of more than few_rows rows besides
+  std::int64_t few_rows = 0;      // products of up to so many rows are the reading of their weights, ...
+  double few_rows_slowdown = 0;   // ... longer by this share for each row beyond the first
   Link within_node;
   Link between_nodes;
 

@@ -60,12 +60,14 @@ void DecodeCost::product(DecodeSeconds& sum, double n, double in, double out) co
   const auto e = static_cast<double>(element_);
   const double weights = e * in * out;
   const double rows = e * n * (in + out);
-  const double arithmetic = 2 * n * in * out / cluster_.flops;
-  const double moving = (weights + rows) / cluster_.memory_bandwidth;
+  const bool few = n <= static_cast<double>(cluster_.few_rows);
+  const double arithmetic = 2 * n * in * out / (cluster_.decoding_flops > 0 ? cluster_.decoding_flops : cluster_.flops);
+  const double reading = weights * (few ? 1 + cluster_.few_rows_slowdown * (n - 1) : 1);
+  const double moving = (reading + rows) / cluster_.memory_bandwidth;
   (arithmetic >= moving ? sum.arithmetic
    : weights >= rows    ? sum.weights
                         : sum.activations) += std::max(arithmetic, moving);
-  sum.ops += cluster_.op_overhead;
+  sum.ops += cluster_.op_overhead + (few ? 0 : cluster_.product_latency);
 }
 
 void DecodeCost::stack(DecodeSeconds& sum, const StackConfig& stack, std::int64_t width, double rows, double positions,

@@ -3,7 +3,9 @@
 //
 // A rank decodes `rows` sequences side by side. HierGen advances them by one top-level group of G = C_<=L tokens a
 // macro-step (a vanilla model by one token). Each op takes the longer of its arithmetic (FLOPs over the matrix rate)
-// and its memory traffic (bytes over the memory bandwidth), and `op_overhead` besides; ops run one after another.
+// and its memory traffic (bytes over the memory bandwidth), and `op_overhead` besides; ops run one after another. A
+// product of more than few_rows rows takes its latency besides; one of fewer reads its weights, the more slowly the
+// more rows there are.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +25,7 @@ struct DecodeSeconds {
   double weights = 0;      // matrix products that wait for their weights
   double caches = 0;       // keys and values read and written
   double activations = 0;  // norms, products that wait for their rows, logits and draws
-  double ops = 0;          // op_overhead
+  double ops = 0;          // op_overhead, and the latency of products
   double total() const { return arithmetic + weights + caches + activations + ops; }
 
   DecodeSeconds& operator+=(const DecodeSeconds& other);

@@ -176,7 +176,7 @@ class Planner {
     DecodeRank& coarse = forecast.ranks[0];
     DecodeRank& shard = forecast.ranks[1];
     const auto chunks_a_group = config_.group_tokens() / config_.cumulative_chunk(1);
-    const std::int64_t cohorts = ask_.mode == DecodeMode::hiergen ? std::min(decode_cohorts, rows) : 1;
+    const std::int64_t cohorts = std::min(decode_cohorts, rows);
     const std::int64_t cohort_rows = ceil_div(rows, cohorts);
     const std::int64_t shard_rows = ceil_div(cohort_rows, forecast.layout.shards);
     const auto e = static_cast<double>(cost_.element());
@@ -196,10 +196,10 @@ class Planner {
       a = cost_.coarse_step(cohort_rows, context_);
       s = num * cost_.chunk(shard_rows);
     } else {
-      const std::int64_t groups = look_ahead(rows, forecast.layout.shards);
+      const std::int64_t groups = look_ahead(cohort_rows, forecast.layout.shards);
       const double share = 1.0 / static_cast<double>(groups);
-      a = share * cost_.roll_out(rows, groups, context_);
-      s = share * chunks(ceil_div(rows, forecast.layout.shards), groups, max_chunks(forecast.layout.shards));
+      a = share * cost_.roll_out(cohort_rows, groups, context_);
+      s = share * chunks(shard_rows, groups, max_chunks(forecast.layout.shards));
       latencies = 2 * share;
     }
     const double bytes = rows_sent * (num * (there + back) + once);

@@ -3,9 +3,9 @@
 //
 // A group of ranks is one rank with the whole model (layout a), or a coarse rank (encoders, their caches, the decoders
 // above level 1) and K shards of level 1 (layout b); several groups are replicas (a, c). A coarse rank keeps `cohorts`
-// steps of different rows under way, so that in HierGen neither side waits: with A and S the seconds of a cohort's
-// macro-step on the coarse rank and on a shard and M those of its messages, all cohorts advance by one macro-step in
-// max(cohorts A, cohorts S, A + S + M). RecGen's roll-out and chunks take turns: A + S + M.
+// steps of different rows under way (in RecGen roll-outs and calls of chunks), so that neither side waits: with A and S
+// the seconds of a cohort's macro-step on the coarse rank and on a shard and M those of its messages, all cohorts
+// advance by one macro-step in max(cohorts A, cohorts S, A + S + M).
 #pragma once
 
 #include <cstdint>

@@ -21,6 +21,26 @@ void describe_rates(Visitor& v, Rates& c) {
   v.scalar(Key("fp8", "TFLOP/s", "for `train.precision: fp8`; 0: not known").at_least(0), c.fp8);
 }
 
+template <class Visitor, class Costs>
+void describe_decoding(Visitor& v, Costs& c) {
+  v.scalar(Key("efficiency", "",
+               "share of the matrix rate that products of many rows reach; 0: that of the key `efficiency` above")
+               .at_least(0)
+               .at_most(1),
+           c.efficiency);
+  v.scalar(Key("product_latency", "microseconds",
+               "of a product of more than `few_rows` rows beside `op_overhead`, arithmetic and traffic")
+               .at_least(0),
+           c.product_latency);
+  v.scalar(Key("few_rows", "rows", "up to so many a product is only the reading of its weights; 0: never")
+               .at_least(0)
+               .at_most(1 << 10),
+           c.few_rows);
+  v.scalar(
+      Key("few_rows_slowdown", "", "share by which each row beyond the first makes that reading longer").at_least(0),
+      c.few_rows_slowdown);
+}
+
 template <class Visitor, class Cluster>
 void describe_cluster(Visitor& v, Cluster& c) {
   std::int64_t version = format_version;
@@ -46,6 +66,8 @@ void describe_cluster(Visitor& v, Cluster& c) {
                "`photon plan --decode`")
                .at_least(0),
            c.op_overhead);
+  v.group(Key("decoding", "", "what products of a decoding step cost, for `photon plan --decode`"),
+          [&](auto& inner) { describe_decoding(inner, c.decoding); });
   v.group(Key("link_within_node", "", "between two devices of a node"),
           [&](auto& inner) { describe_link(inner, c.link_within_node); });
   v.group(Key("link_between_nodes", "", "between two devices of different nodes"),

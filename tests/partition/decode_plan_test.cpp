@@ -66,6 +66,33 @@ TEST(DecodeCost, OpsAreCounted) {
   EXPECT_DOUBLE_EQ(cost.roll_out(5, 4, 100).total(), 4 * (9 + 49));
 }
 
+// Products of few rows read their weights, more slowly with every row; others take a latency besides, and their own
+// rate.
+TEST(DecodeCost, SmallProductsHaveCostsOfTheirOwn) {
+  const ModelConfig model = two_levels();
+  Cluster cluster;
+  cluster.flops = never;
+  cluster.memory_bandwidth = 1;
+  const auto step = [&](std::int64_t rows) {
+    return DecodeCost(model, cluster, Precision::bf16).encoder(1, rows, 100);
+  };
+  const double weights = 2 * (16 * 12 + 2 * (12 * 24 + 12 * 12 + 12 * 48 + 24 * 12));
+  const DecodeSeconds plain = step(3);
+  cluster.few_rows = 4;
+  cluster.few_rows_slowdown = 0.25;
+  cluster.product_latency = 7;
+  EXPECT_DOUBLE_EQ(step(1).total(), DecodeCost(model, cluster, Precision::bf16).encoder(1, 1, 100).total());
+  EXPECT_DOUBLE_EQ(step(3).weights, plain.weights + 2 * 0.25 * weights);
+  EXPECT_DOUBLE_EQ(step(3).ops, 0);
+  EXPECT_DOUBLE_EQ(step(5).ops, 9 * 7);  // the chunker, and four products in each of two layers
+  cluster.flops = 8;
+  cluster.memory_bandwidth = never;
+  const double flops = 5.0 * weights;  // two a weight and row, in two bytes
+  EXPECT_DOUBLE_EQ(step(5).arithmetic, flops / 8);
+  cluster.decoding_flops = 4;
+  EXPECT_DOUBLE_EQ(step(5).arithmetic, flops / 4);
+}
+
 TEST(DecodeCost, ArithmeticIsThatOfTheMatrixProducts) {
   const ModelConfig model = two_levels();
   Cluster cluster;
@@ -205,9 +232,11 @@ TEST(DecodePlan, CohortsKeepBothSidesBusy) {
   EXPECT_NEAR(layout.step_seconds, std::max({2 * a, 2 * s, a + s + m}), 1e-12);
   EXPECT_NEAR(layout.tokens_per_second, 4096 * 16 / layout.step_seconds, 1e-3);
   ask.mode = DecodeMode::recgen;
-  const DecodeForecast turns = plan_decode(model, cluster, ask).best();
-  EXPECT_NEAR(turns.step_seconds, turns.ranks[0].busy.total() + turns.ranks[1].busy.total() + turns.message_seconds,
-              1e-12);
+  // RecGen's cohorts roll out and have their chunks decoded side by side too, all chunks of a group in one call.
+  const DecodeForecast rolled = plan_decode(model, cluster, ask).best();
+  const double roll = cost.roll_out(2048, 1, 256).total();
+  const double chunks = cost.chunk(4 * 683).total();
+  EXPECT_NEAR(rolled.step_seconds, std::max({2 * roll, 2 * chunks, roll + chunks + rolled.message_seconds}), 1e-12);
 }
 
 TEST(DecodePlan, DividesWhatDoesNotFit) {
