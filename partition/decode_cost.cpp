@@ -217,7 +217,12 @@ DecodeMemory decode_memory(const ModelConfig& config, Precision precision, Decod
     for (std::int64_t l = 1; l <= top; ++l) {
       const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
       const std::int64_t units = (capacity + config.cumulative_chunk(l) - 1) / config.cumulative_chunk(l);
-      (l == top ? memory.top_cache : memory.lower_caches) += rows * kv_bytes(level.encoder, level.dim, units, e);
+      const std::int64_t bytes = kv_bytes(level.encoder, level.dim, units, e);
+      if (l == top) {
+        memory.top_cache = rows * bytes;
+      } else {
+        memory.lower_caches += (mode == DecodeMode::recgen ? std::min(rows, recgen_prompt_rows) : rows) * bytes;
+      }
       if (l > 1)
         memory.local_caches += rows * kv_bytes(level.decoder, config.width(l - 1), config.decoder_positions(l), e);
     }

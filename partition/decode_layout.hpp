@@ -14,6 +14,8 @@ inline constexpr std::int64_t decode_cohorts = 2;
 // Chunks that RecGen decodes in one call.
 inline constexpr std::int64_t host_max_chunks = 1024;
 inline constexpr std::int64_t device_max_chunks = 8192;
+// Rows whose prompts RecGen completes at once: so many have caches of the encoders below the top.
+inline constexpr std::int64_t recgen_prompt_rows = 256;
 // Prompt tokens that a GPU encodes in one call.
 inline constexpr std::int64_t device_prefill_tokens = 16384;
 // Of a GPU, for libraries and recorded graphs.

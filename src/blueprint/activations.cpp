@@ -412,14 +412,26 @@ std::int64_t kv_cache_bytes(const StackConfig& stack, std::int64_t width, std::i
   return element * 2 * stack.layers * stack.kv_heads * (width / stack.heads) * kept;
 }
 
+std::int64_t encoder_cache_bytes(const ModelConfig& config, std::int64_t l, std::int64_t max_tokens,
+                                 std::int64_t element) {
+  const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
+  const std::int64_t span = config.cumulative_chunk(l);
+  return kv_cache_bytes(level.encoder, level.dim, (max_tokens + span - 1) / span, element);
+}
+
 }  // namespace
+
+std::int64_t lower_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element) {
+  std::int64_t bytes = 0;
+  for (std::int64_t l = 1; l < config.num_levels(); ++l) bytes += encoder_cache_bytes(config, l, max_tokens, element);
+  return bytes;
+}
 
 std::int64_t coarse_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element) {
   std::int64_t bytes = element * config.width(config.num_levels());
   for (std::int64_t l = 1; l <= config.num_levels(); ++l) {
     const LevelConfig& level = config.levels[static_cast<std::size_t>(l - 1)];
-    const std::int64_t span = config.cumulative_chunk(l);
-    bytes += kv_cache_bytes(level.encoder, level.dim, (max_tokens + span - 1) / span, element);
+    bytes += encoder_cache_bytes(config, l, max_tokens, element);
     if (l > 1) bytes += kv_cache_bytes(level.decoder, config.width(l - 1), config.decoder_positions(l), element);
   }
   return bytes;

@@ -94,6 +94,10 @@ std::int64_t decode_cache_bytes(const ModelConfig& config, std::int64_t max_toke
 // What of it is left where the chunks of level 1 are decoded elsewhere: without level 1's decoder and lookback.
 std::int64_t coarse_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element = f32_bytes);
 
+// What of either the encoders below the top take. RecGen advances them no further than the group in which a prompt
+// ends.
+std::int64_t lower_cache_bytes(const ModelConfig& config, std::int64_t max_tokens, std::int64_t element = f32_bytes);
+
 // Bytes that a macro-step of decoding needs for each of its rows besides, at most.
 std::int64_t decode_step_row_bytes(const ModelConfig& config, std::int64_t element = f32_bytes);
 

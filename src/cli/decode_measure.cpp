@@ -78,7 +78,7 @@ namespace {
 
 std::int64_t admitted_rows(const ModelConfig& config, const DecoderSource& source, const EngineOptions& options,
                            std::int64_t tokens) {
-  return options.memory_bytes / source.slot_bytes(decode_capacity(config, tokens));
+  return source.slots_in(options.memory_bytes, decode_capacity(config, tokens), options.mode, options.prompt_rows);
 }
 
 }  // namespace

@@ -12,21 +12,6 @@
 #include "support/error.hpp"
 
 namespace photon {
-namespace {
-
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  double& seconds_;
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-};
-
-}  // namespace
 
 GenerationMode generation_mode(const std::string& name) {
   if (name == "hiergen") return GenerationMode::hiergen;
@@ -58,6 +43,9 @@ DecoderSource decoder_source(Model& model, const Context& ctx) {
   source.slot_bytes = [config, dtype, on_device](std::int64_t max_tokens) {
     return slot_cache_bytes(config, max_tokens, dtype) + (on_device ? step_row_bytes(config, dtype) : 0);
   };
+  source.prompt_bytes = [config, dtype](std::int64_t max_tokens) {
+    return lower_cache_bytes(config, max_tokens, element_bytes(dtype));
+  };
   source.make = [&model, ctx](std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options) {
     return make_incremental_decoder(model, ctx, num_slots, max_tokens, options);
   };
@@ -71,6 +59,9 @@ DecoderSource decoder_source(const PhotonShare& share, const Context& ctx, Chunk
     return coarse_cache_bytes(share.config(), max_tokens, element_bytes(share.dtype())) +
            (on_device ? step_row_bytes(share.config(), share.dtype()) : 0);
   };
+  source.prompt_bytes = [&share](std::int64_t max_tokens) {
+    return lower_cache_bytes(share.config(), max_tokens, element_bytes(share.dtype()));
+  };
   source.make = [&share, ctx, &link](std::int64_t num_slots, std::int64_t max_tokens, const DecoderOptions& options) {
     return std::make_unique<CoarseDecoder>(share.config(), share.tensors(), share.dtype(), ctx, num_slots, max_tokens,
                                            options, link);
@@ -78,9 +69,19 @@ DecoderSource decoder_source(const PhotonShare& share, const Context& ctx, Chunk
   return source;
 }
 
+std::int64_t DecoderSource::slots_in(std::int64_t memory_bytes, std::int64_t max_tokens, GenerationMode mode,
+                                     std::int64_t prompt_rows) const {
+  const std::int64_t all = std::max<std::int64_t>(slot_bytes(max_tokens), 1);
+  const std::int64_t lower = mode == GenerationMode::recgen && prompt_bytes ? prompt_bytes(max_tokens) : 0;
+  if (memory_bytes / all < prompt_rows) return memory_bytes / all;
+  return (memory_bytes - prompt_rows * lower) / std::max<std::int64_t>(all - lower, 1);
+}
+
 Engine::Engine(DecoderSource source, const Tokenizer* tokenizer, std::int32_t eos, const EngineOptions& options)
     : source_(std::move(source)), tokenizer_(tokenizer), eos_(eos), options_(options) {
   PHOTON_EXPECT(options_.max_batch >= 1 && options_.max_chunks >= 0 && options_.look_ahead >= 0, "bad engine options");
+  // One is held, one is copied, one copy is completed.
+  PHOTON_EXPECT(options_.prompt_rows >= 3, "{} prompts completed at once", options_.prompt_rows);
   if (options_.max_chunks == 0) options_.max_chunks = source_.max_chunks;
   if (options_.prefill_tokens == 0) options_.prefill_tokens = source_.prefill_tokens;
 }
@@ -149,6 +150,7 @@ void Engine::drop_rows() {
   window_.clear();
   active_.clear();
   held_.reset();
+  if (held_slot_ >= 0) decoder_->finish_prompt(held_slot_);
   held_slot_ = -1;
   draining_ = false;
   free_slots_.clear();
@@ -168,8 +170,8 @@ std::int64_t Engine::capacity_class(std::int64_t tokens) const {
 }
 
 std::int64_t Engine::slots_for(std::int64_t max_tokens) const {
-  const std::int64_t bytes = std::max<std::int64_t>(source_.slot_bytes(max_tokens), 1);
-  return std::clamp<std::int64_t>(options_.memory_bytes / bytes, 1, options_.max_batch);
+  return std::clamp<std::int64_t>(
+      source_.slots_in(options_.memory_bytes, max_tokens, options_.mode, options_.prompt_rows), 1, options_.max_batch);
 }
 
 std::int64_t Engine::waiting_samples() const {
@@ -243,7 +245,10 @@ void Engine::rebuild() {
   take_all();  // of rows that have finished
   if (decoder_) device_prefill_seconds_ += decoder_->prefill_device_seconds();
   decoder_.reset();
-  decoder_ = source_.make(slots, capacity, {.logprobs = options_.logprobs, .graphs = options_.graphs});
+  decoder_ = source_.make(slots, capacity,
+                          {.logprobs = options_.logprobs,
+                           .prompt_rows = options_.mode == GenerationMode::recgen ? options_.prompt_rows : 0,
+                           .graphs = options_.graphs});
   PHOTON_EXPECT(decoder_->num_slots() >= slots && decoder_->max_tokens() >= capacity, "caches smaller than asked for");
   free_slots_.clear();
   for (std::int64_t slot = slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
@@ -270,8 +275,7 @@ void Engine::admit() {
   if (decoder_ && !draining_) draining_ = worth_draining();
   if (draining_ || held_) return;
 
-  std::vector<std::pair<std::int64_t, const Request*>> prompts;
-  std::vector<std::pair<std::int64_t, std::int64_t>> copies;
+  std::vector<Prompt> prompts;
   for (auto entry = window_.begin(); entry != window_.end() && !free_slots_.empty() && !held_;) {
     if (!fits(*entry)) {
       ++entry;
@@ -280,9 +284,8 @@ void Engine::admit() {
     const std::shared_ptr<Job> job = *entry;
     entry = window_.erase(entry);
     const auto num_free = static_cast<std::int64_t>(free_slots_.size());
-    const std::int64_t slot = free_slots_.back();
-    free_slots_.pop_back();
-    prompts.emplace_back(slot, &job->request);
+    const std::int64_t slot = take_slot();
+    prompts.push_back({slot, &job->request});
     const std::int64_t n = job->request.options.num_samples;
     if (n > num_free && statistics_.num_slots > 1) {
       held_ = job;
@@ -290,10 +293,8 @@ void Engine::admit() {
     } else {
       start_sample(job, slot);
       for (std::int64_t i = 1; i < std::min(n, num_free); ++i) {
-        const std::int64_t to = free_slots_.back();
-        free_slots_.pop_back();
-        copies.emplace_back(slot, to);
-        start_sample(job, to);
+        prompts.back().copies.push_back(take_slot());
+        start_sample(job, prompts.back().copies.back());
       }
       if (n > num_free) {
         held_ = job;
@@ -301,34 +302,43 @@ void Engine::admit() {
       }
     }
   }
-  prefill(prompts);
-  for (const auto& [from, to] : copies) decoder_->copy_slot(from, to);
+  prefill(std::move(prompts));
   if (held_ && held_slot_ >= 0) expand_held();
+}
+
+std::int64_t Engine::take_slot() {
+  const std::int64_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
 }
 
 // Starts further samples of the held request in the slots that are free.
 void Engine::expand_held() {
   const std::int64_t n = held_->request.options.num_samples;
+  std::vector<std::int64_t> copied;
   while (held_ && (!free_slots_.empty() || held_slot_ >= 0)) {
     if (static_cast<std::int64_t>(held_->samples.size()) == n - 1 && held_slot_ >= 0) {
       start_sample(held_, held_slot_);  // the last one needs no copy
+      copied.push_back(held_slot_);
     } else if (free_slots_.empty()) {
-      return;
+      break;
     } else {
-      const std::int64_t slot = free_slots_.back();
-      free_slots_.pop_back();
+      const std::int64_t slot = take_slot();
+      start_sample(held_, slot);
       if (held_slot_ >= 0) {
+        if (static_cast<std::int64_t>(copied.size()) + 1 == prompt_room()) complete_prompts(std::exchange(copied, {}));
         decoder_->copy_slot(held_slot_, slot);
+        copied.push_back(slot);
       } else {
         prefill({{slot, &held_->request}});
       }
-      start_sample(held_, slot);
     }
     if (held_->started()) {
       held_.reset();
       held_slot_ = -1;
     }
   }
+  complete_prompts(copied);
 }
 
 void Engine::start_sample(const std::shared_ptr<Job>& job, std::int64_t slot) {
@@ -341,34 +351,56 @@ void Engine::start_sample(const std::shared_ptr<Job>& job, std::int64_t slot) {
                      std::distance(sizes.begin(), std::min_element(sizes.begin(), sizes.end()))});
 }
 
-// Encodes the whole groups of the prompts, those of like length together.
-void Engine::prefill(const std::vector<std::pair<std::int64_t, const Request*>>& prompts) {
+// Those of like length together.
+void Engine::prefill(std::vector<Prompt> prompts) {
   if (prompts.empty()) return;
-  const Stopwatch watch(host_prefill_seconds_);
-  const double device_seconds = decoder_->prefill_device_seconds();
-  std::vector<std::pair<std::int64_t, std::span<const std::int32_t>>> parts;
-  for (const auto& [slot, request] : prompts) {
-    const std::size_t group = static_cast<std::size_t>(source_.group_tokens);
-    const std::size_t whole = request->prompt.size() / group * group;
-    parts.emplace_back(slot, std::span<const std::int32_t>(request->prompt).first(whole));
-    statistics_.prompt_tokens += static_cast<std::int64_t>(request->prompt.size());
-  }
-  std::stable_sort(parts.begin(), parts.end(),
-                   [](const auto& a, const auto& b) { return a.second.size() > b.second.size(); });
-  for (std::size_t begin = 0; begin < parts.size();) {
-    const std::size_t longest = std::max<std::size_t>(parts[begin].second.size(), 1);
-    const std::size_t count =
-        std::clamp<std::size_t>(static_cast<std::size_t>(options_.prefill_tokens) / longest, 1, parts.size() - begin);
-    std::vector<std::int64_t> slots;
-    std::vector<std::span<const std::int32_t>> tokens;
-    for (std::size_t i = begin; i < begin + count; ++i) {
-      decoder_->clear(parts[i].first);
-      slots.push_back(parts[i].first);
-      tokens.push_back(parts[i].second);
+  const auto whole = [&](const Prompt& prompt) {
+    return static_cast<std::int64_t>(prompt.request->prompt.size()) / source_.group_tokens * source_.group_tokens;
+  };
+  std::stable_sort(prompts.begin(), prompts.end(),
+                   [&](const Prompt& a, const Prompt& b) { return whole(a) > whole(b); });
+  const bool copies = std::any_of(prompts.begin(), prompts.end(), [](const Prompt& p) { return !p.copies.empty(); });
+  const std::int64_t room = prompt_room();
+  for (std::size_t begin = 0; begin < prompts.size();) {
+    const std::int64_t longest = std::max<std::int64_t>(whole(prompts[begin]), 1);
+    const std::int64_t most = std::min(std::max<std::int64_t>(options_.prefill_tokens / longest, 1),
+                                       std::max<std::int64_t>(copies ? room / 2 : room, 1));
+    const auto count = std::min(static_cast<std::size_t>(most), prompts.size() - begin);
+    const std::span<const Prompt> part = std::span<const Prompt>(prompts).subspan(begin, count);
+    encode(part);
+    std::vector<std::int64_t> ready;
+    auto rows = static_cast<std::int64_t>(count);  // with prompts that are not complete
+    for (const Prompt& prompt : part) {
+      for (const std::int64_t to : prompt.copies) {
+        if (rows == room) {
+          rows -= static_cast<std::int64_t>(ready.size());
+          complete_prompts(std::exchange(ready, {}));
+        }
+        decoder_->copy_slot(prompt.slot, to);
+        ready.push_back(to);
+        ++rows;
+      }
+      if (prompt.slot != held_slot_) ready.push_back(prompt.slot);
     }
-    decoder_->prefill(slots, tokens);
+    complete_prompts(ready);
     begin += count;
   }
+}
+
+void Engine::encode(std::span<const Prompt> prompts) {
+  const Stopwatch watch(host_prefill_seconds_);
+  const double device_seconds = decoder_->prefill_device_seconds();
+  const auto group = static_cast<std::size_t>(source_.group_tokens);
+  std::vector<std::int64_t> slots;
+  std::vector<std::span<const std::int32_t>> tokens;
+  for (const Prompt& prompt : prompts) {
+    const std::span<const std::int32_t> all = prompt.request->prompt;
+    decoder_->clear(prompt.slot);
+    slots.push_back(prompt.slot);
+    tokens.push_back(all.first(all.size() / group * group));
+    statistics_.prompt_tokens += static_cast<std::int64_t>(all.size());
+  }
+  decoder_->prefill(slots, tokens);
   // Where nothing is being decoded the prompts' time is told apart by waiting for them.
   if (decoder_->asynchronous() && queued_.empty()) {
     decoder_->synchronize();

@@ -37,9 +37,15 @@ struct DecoderSource {
   std::int64_t prefill_tokens = 8192;
   // What a sequence of that length takes in all: caches, and on a device what a step needs for its row.
   std::function<std::int64_t(std::int64_t max_tokens)> slot_bytes;
+  // How much of it RecGen needs for sequences alone whose prompts are not complete; none given: nothing.
+  std::function<std::int64_t(std::int64_t max_tokens)> prompt_bytes;
   std::function<std::unique_ptr<IncrementalDecoder>(std::int64_t num_slots, std::int64_t max_tokens,
                                                     const DecoderOptions& options)>
       make;
+
+  // Sequences of that length that fit into the memory. RecGen completes the prompts of `prompt_rows` at once.
+  std::int64_t slots_in(std::int64_t memory_bytes, std::int64_t max_tokens, GenerationMode mode,
+                        std::int64_t prompt_rows) const;
 };
 // The model must outlive it.
 DecoderSource decoder_source(Model& model, const Context& ctx);
@@ -55,6 +61,7 @@ struct EngineOptions {
   std::int64_t look_ahead = 0;        // RecGen: groups the coarse stream runs ahead; 0 = chosen from the batch
   std::int64_t max_chunks = 0;        // RecGen: chunks decoded in one call; 0 = the source's
   std::int64_t prefill_tokens = 0;  // prompt tokens encoded in one call (a longer prompt goes alone); 0 = the source's
+  std::int64_t prompt_rows = recgen_prompt_rows;  // RecGen: prompts that are completed at once, 3 or more
   bool logprobs = false;
   bool graphs = true;  // DecoderOptions
 };
@@ -135,9 +142,22 @@ class Engine {
   void rebuild();
   bool worth_draining() const;
   void admit();
+  std::int64_t take_slot();
   void expand_held();
   void start_sample(const std::shared_ptr<Job>& job, std::int64_t slot);
-  void prefill(const std::vector<std::pair<std::int64_t, const Request*>>& prompts);
+  // A prompt's first slot, and those of further samples of it.
+  struct Prompt {
+    std::int64_t slot = 0;
+    const Request* request = nullptr;
+    std::vector<std::int64_t> copies = {};
+  };
+  // Encodes prompts and copies them to their further slots. RecGen's are complete then, but for the held one.
+  void prefill(std::vector<Prompt> prompts);
+  void encode(std::span<const Prompt> prompts);
+  // How many rows may hold prompts that are not complete.
+  std::int64_t prompt_room() const;
+  // RecGen: the group in which each row's prompt ends is completed by HierGen's rule; the coarse stream does the rest.
+  void complete_prompts(std::span<const std::int64_t> slots);
   // Queues a group of these rows; takes the results of the oldest one queued.
   void queue_step(const std::vector<Active*>& rows);
   void take_step();

@@ -98,17 +98,30 @@ void Engine::take_all() {
   while (!calls_.empty()) take_chunks();
 }
 
-void Engine::run_ahead(std::int64_t cohort) {
-  // The group in which a prompt ends is completed exactly.
+std::int64_t Engine::prompt_room() const {
+  const std::int64_t rows = decoder_->prompt_rows();
+  return rows < statistics_.num_slots ? rows - (held_slot_ >= 0 ? 1 : 0) : statistics_.num_slots;
+}
+
+void Engine::complete_prompts(std::span<const std::int64_t> slots) {
+  if (options_.mode != GenerationMode::recgen || slots.empty()) return;
+  const Stopwatch watch(stepping_seconds_);
+  std::vector<char> asked(static_cast<std::size_t>(statistics_.num_slots), 0);
+  for (const std::int64_t slot : slots) asked[static_cast<std::size_t>(slot)] = 1;
   std::vector<Active*> ragged;
-  std::vector<Active*> rows;
   for (Active& row : active_) {
-    if (row.cohort == cohort && decoder_->length(row.slot) < row.sample->prompt_length()) ragged.push_back(&row);
+    if (asked[static_cast<std::size_t>(row.slot)] == 0) continue;
+    if (decoder_->length(row.slot) < row.sample->prompt_length()) ragged.push_back(&row);
   }
   if (!ragged.empty()) {
     queue_step(ragged);
     take_step();
   }
+  for (const std::int64_t slot : slots) decoder_->finish_prompt(slot);
+}
+
+void Engine::run_ahead(std::int64_t cohort) {
+  std::vector<Active*> rows;
   for (Active& row : active_) {
     if (row.cohort == cohort && !row.sample->finished()) rows.push_back(&row);
   }

@@ -1,6 +1,7 @@
 // What the engine knows of its rows. For its own sources alone.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -44,6 +45,18 @@ struct Engine::Chunk {
 struct Engine::Call {
   std::vector<Chunk> chunks;
   std::int64_t cohort = 0;
+};
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
+  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
 inline std::int64_t round_up(std::int64_t value, std::int64_t unit) {

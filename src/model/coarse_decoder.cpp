@@ -38,7 +38,8 @@ CoarseDecoder::CoarseDecoder(const ModelConfig& config, const PhotonTensors& wei
 }
 
 std::int64_t CoarseDecoder::cache_bytes() const {
-  return num_slots_ * coarse_cache_bytes(config_, max_tokens_, element_bytes(dtype_));
+  return num_slots_ * coarse_cache_bytes(config_, max_tokens_, element_bytes(dtype_)) -
+         (num_slots_ - lower_rows_) * lower_cache_bytes(config_, max_tokens_, element_bytes(dtype_));
 }
 
 void CoarseDecoder::clear(std::int64_t slot) {
@@ -65,6 +66,7 @@ void CoarseDecoder::reserve(Cohort& cohort, std::int64_t rows) {
   ensure_arena(arena_, ctx_.space, std::max(arena_.capacity(), step_bytes(rows)), "decoding");
   recorded_rolls_.clear();
   cohort.slot = Tensor(ctx_.space, DType::i32, {rows}, "a step's slots");
+  cohort.lower = Tensor(ctx_.space, DType::i32, {rows}, "a step's slots below the top");
   cohort.tokens = Tensor(ctx_.space, DType::i32, {rows * config_.cumulative_chunk(1)}, "a chunk's tokens");
   for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
     const auto at = static_cast<std::size_t>(l - 1);
@@ -127,6 +129,7 @@ void CoarseDecoder::step_group(const GroupStep& step) {
   rows.before_begin.push_back(0);
   std::vector<std::int32_t> latent;
   std::vector<std::int32_t> slot_ids;
+  std::vector<std::int32_t> lower_ids;
   cohort.positions.clear();
   for (std::size_t i = 0; i < step.slots.size(); ++i) {
     const std::int64_t slot = checked(step.slots[i]);
@@ -138,6 +141,7 @@ void CoarseDecoder::step_group(const GroupStep& step) {
       PHOTON_EXPECT(std::find(taken.begin(), taken.end(), slot) == taken.end(), "slot {} is in a step under way", slot);
     }
     slot_ids.push_back(static_cast<std::int32_t>(slot));
+    lower_ids.push_back(lower_row(slot));
     latent.push_back(latent_row(slot));
     cohort.positions.push_back(s.length);
     add_row(rows, slot, s.length, step.draws[i]);
@@ -146,6 +150,7 @@ void CoarseDecoder::step_group(const GroupStep& step) {
   cohort.slots.assign(step.slots.begin(), step.slots.end());
   reserve(cohort, n);
   copy(ctx_.stream, host_view(slot_ids.data(), {n}), front(cohort.slot, {n}));
+  copy(ctx_.stream, host_view(lower_ids.data(), {n}), front(cohort.lower, {n}));
   for (std::int64_t l = 1; l <= config_.num_levels(); ++l) {
     std::vector<std::int32_t> units;
     for (const std::int64_t position : cohort.positions)
@@ -288,13 +293,14 @@ void CoarseDecoder::ascend(std::size_t number) {
   }
   const std::int64_t end = cohort.offset + chunk;
   const TensorView slot = front(cohort.slot, {n});
+  const TensorView lower = front(cohort.lower, {n});
   for (std::int64_t l = 1; l <= top && end % config_.cumulative_chunk(l) == 0; ++l) {
     const TensorView first = front(cohort.first_unit[static_cast<std::size_t>(l - 1)], {n});
     const TensorView x =
         l == top
             ? latents_of(cohort, top)
             : unit_of(cohort, l + 1, cohort.offset % config_.cumulative_chunk(l + 1) / config_.cumulative_chunk(l));
-    advance_encoder(l, units_of(cohort, l), slot, first, x);
+    advance_encoder(l, units_of(cohort, l), l == top ? slot : lower, first, x);
     shift_indices(ctx_, first, 1);
     link_.advance();
   }

@@ -43,6 +43,7 @@ class CoarseDecoder : public PhotonDecoder {
     std::vector<LocalDecoder> locals;  // [l - 2]
     std::int64_t rows = 0;             // there is room for
     Tensor slot;                       // [rows] i32
+    Tensor lower;                      // [rows] i32: of the caches below the top
     std::vector<Tensor> first_unit;    // [rows] i32: encoder l's next unit
     std::vector<Tensor> c;             // [rows, D_l]
     std::vector<Tensor> units;         // [rows, C_l, D_{l-1}]

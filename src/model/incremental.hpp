@@ -47,6 +47,9 @@ struct StepResult {
 
 struct DecoderOptions {
   bool logprobs = false;
+  // RecGen alone: the encoders below the top keep caches for at most so many slots, from prefill(), or a step, until
+  // finish_prompt(). 0: every slot has its own.
+  std::int64_t prompt_rows = 0;
   bool graphs =
       true;  // on a GPU: macro-steps are recorded once for each batch size and replayed, with the same results
 };
@@ -66,6 +69,11 @@ class IncrementalDecoder {
   virtual std::int64_t num_cohorts() const { return 1; }
 
   virtual void clear(std::int64_t slot) = 0;
+  // How many slots may have prompts that are not finished.
+  virtual std::int64_t prompt_rows() const { return num_slots(); }
+  // RecGen: the slot takes no further step_group(), only roll_out(). Must come before rows of other slots can take its
+  // place where prompt_rows() < num_slots().
+  virtual void finish_prompt(std::int64_t /*slot*/) {}
   // Makes `to` hold what `from` holds (samples of one prompt).
   virtual void copy_slot(std::int64_t from, std::int64_t to) = 0;
   // Encodes prompts into empty slots in one pass; each prompt's length is a multiple of group_tokens() (0 allowed).

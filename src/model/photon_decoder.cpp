@@ -13,7 +13,8 @@ namespace {
 constexpr std::size_t slot_index = 0;
 constexpr std::size_t position_index = 1;
 constexpr std::size_t latent_index = 2;
-constexpr std::size_t first_unit_index = 3;
+constexpr std::size_t lower_index = 3;  // of the caches below the top
+constexpr std::size_t first_unit_index = 4;
 
 std::int64_t num_step_indices(const ModelConfig& config) {
   std::int64_t count = first_unit_index;
@@ -36,6 +37,7 @@ PhotonDecoder::PhotonDecoder(const ModelConfig& config, const PhotonTensors& wei
       dtype_(dtype),
       num_slots_(num_slots),
       total_slots_(num_slots + (ctx.space == Space::device ? 1 : 0)),
+      lower_rows_(options.prompt_rows > 0 ? std::min(options.prompt_rows, num_slots) : num_slots),
       max_tokens_(config_.padded_length(std::max<std::int64_t>(max_tokens, 1))),
       slots_(static_cast<std::size_t>(num_slots)),
       steps_(ctx, config_.group_tokens(), num_step_indices(config_), options),
@@ -49,8 +51,12 @@ PhotonDecoder::PhotonDecoder(const ModelConfig& config, const PhotonTensors& wei
     encoder(l).reserve(ctx.space, units);
     if (l > 1) locals_.emplace_back(config_, l, level_tensors(l), ctx, dtype_);
     const std::int64_t window = c.encoder.window;
+    const std::int64_t rows = l == num_levels ? total_slots_ : lower_rows_ + (total_slots_ - num_slots_);
     encoder_caches_.push_back(
-        encoder(l).make_cache(ctx.space, dtype_, total_slots_, window > 0 ? std::min(window, units) : units));
+        encoder(l).make_cache(ctx.space, dtype_, rows, window > 0 ? std::min(window, units) : units));
+  }
+  if (lower_rows_ < num_slots_) {
+    for (std::int64_t row = lower_rows_ - 1; row >= 0; --row) free_lower_.push_back(row);
   }
   latents_ = Tensor(ctx.space, dtype_, {total_slots_ + 1, config_.width(num_levels)}, "top-level latents");
   copy(ctx_.stream, weights_.start_latent, latents_.view().slice(0, total_slots_, 1).merge(0));
@@ -60,12 +66,30 @@ PhotonDecoder::PhotonDecoder(const ModelConfig& config, const PhotonTensors& wei
 }
 
 std::int64_t PhotonDecoder::cache_bytes() const {
-  return num_slots_ * slot_cache_bytes(config_, max_tokens_, dtype_);
+  return num_slots_ * slot_cache_bytes(config_, max_tokens_, dtype_) -
+         (num_slots_ - lower_rows_) * lower_cache_bytes(config_, max_tokens_, element_bytes(dtype_));
 }
 
 std::int64_t PhotonDecoder::checked(std::int64_t slot) const {
   PHOTON_EXPECT(slot >= 0 && slot < num_slots_, "slot {} of {}", slot, num_slots_);
   return slot;
+}
+
+std::int32_t PhotonDecoder::lower_row(std::int64_t slot) {
+  if (lower_rows_ == num_slots_) return static_cast<std::int32_t>(slot);
+  std::int64_t& row = slots_[static_cast<std::size_t>(slot)].lower;
+  if (row < 0) {
+    PHOTON_EXPECT(!free_lower_.empty(), "more than {} prompts that are not finished", lower_rows_);
+    row = free_lower_.back();
+    free_lower_.pop_back();
+  }
+  return static_cast<std::int32_t>(row);
+}
+
+void PhotonDecoder::finish_prompt(std::int64_t slot) {
+  std::int64_t& row = slots_[static_cast<std::size_t>(checked(slot))].lower;
+  if (row >= 0) free_lower_.push_back(row);
+  row = -1;
 }
 
 std::int32_t PhotonDecoder::latent_row(std::int64_t slot) const {
@@ -116,13 +140,21 @@ void PhotonDecoder::reserve(std::int64_t rows, bool level_1_only) {
 }
 
 void PhotonDecoder::clear(std::int64_t slot) {
+  finish_prompt(slot);
   slots_[static_cast<std::size_t>(checked(slot))] = Slot();
 }
 
 void PhotonDecoder::copy_slot(std::int64_t from, std::int64_t to) {
   if (from == to) return;
-  slots_[static_cast<std::size_t>(checked(to))] = slots_[static_cast<std::size_t>(checked(from))];
-  for (const KvCache& cache : encoder_caches_) cache.copy_slot(ctx_, from, to);
+  PhotonDecoder::clear(to);
+  Slot& copied = slots_[static_cast<std::size_t>(to)];
+  copied = slots_[static_cast<std::size_t>(checked(from))];
+  copied.lower = -1;
+  encoder_caches_.back().copy_slot(ctx_, from, to);
+  if (lower_rows_ == num_slots_ || slots_[static_cast<std::size_t>(from)].lower >= 0) {
+    for (std::size_t l = 0; l + 1 < encoder_caches_.size(); ++l)
+      encoder_caches_[l].copy_slot(ctx_, lower_row(from), lower_row(to));
+  }
   photon::copy_slot(ctx_, latents_, from, to);
   if (chunk_) photon::copy_slot(ctx_, history_, from, to);
 }
@@ -132,6 +164,7 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
   PHOTON_EXPECT(slots.size() == prompts.size(), "{} prompts for {} slots", prompts.size(), slots.size());
   const std::int64_t num_levels = config_.num_levels();
   std::vector<std::int32_t> ids;  // of the slots with anything to encode
+  std::vector<std::int32_t> lower_ids;
   std::vector<std::span<const std::int32_t>> rows;
   std::int64_t longest = 0;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
@@ -141,6 +174,7 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
     clear(slots[i]);
     if (length == 0) continue;
     ids.push_back(static_cast<std::int32_t>(slots[i]));
+    lower_ids.push_back(lower_row(slots[i]));
     rows.push_back(prompts[i]);
     slots_[static_cast<std::size_t>(slots[i])].length = length;
     longest = std::max(longest, length);
@@ -156,7 +190,7 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
         (static_cast<std::int64_t>(i) * longest + static_cast<std::int64_t>(rows[i].size())) / group_tokens() - 1));
   }
   const std::int64_t element = element_bytes(dtype_);
-  std::int64_t bytes = arena_bytes(n * longest, 4) + (2 + num_levels) * arena_bytes(n, 4) +
+  std::int64_t bytes = arena_bytes(n * longest, 4) + (3 + num_levels) * arena_bytes(n, 4) +
                        arena_bytes(n * config_.width(num_levels), element);
   std::int64_t stack = 0;
   for (std::int64_t l = 0; l <= num_levels; ++l) {
@@ -175,6 +209,7 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
       return there;
     };
     const TensorView slot = upload(ids);
+    const TensorView lower = upload(lower_ids);
     const TensorView tokens = upload(padded);
     if (chunk_) scatter_rows(ctx_, tokens.reshape({n, longest}), slot, history_.view().slice(1, 0, longest));
     TensorView below = arena.allocate(dtype_, {n * longest, config_.dim});
@@ -189,8 +224,8 @@ void PhotonDecoder::prefill(std::span<const std::int64_t> slots,
       const TensorView a = arena.allocate(dtype_, {n, units, config_.width(l)});
       const TensorView x = arena.allocate(dtype_, a.shape());
       linear_forward(ctx_, below.reshape({n * units, w.chunker.size(1)}), w.chunker, a.merge(0));
-      encoder(l).prefill(ctx_, arena, w.encoder, a, encoder_caches_[static_cast<std::size_t>(l - 1)], slot,
-                         upload(lengths), x);
+      encoder(l).prefill(ctx_, arena, w.encoder, a, encoder_caches_[static_cast<std::size_t>(l - 1)],
+                         l == num_levels ? slot : lower, upload(lengths), x);
       below = x.merge(0);
     }
     const TensorView latents = arena.allocate(dtype_, {n, config_.width(num_levels)});
@@ -240,7 +275,7 @@ void PhotonDecoder::decode_group(std::int64_t l, const StepBlock& block, const C
       if (j + 1 < chunk) local(l).next(arena_, j, unit, y);
     }
   }
-  advance_encoder(l, units, block.indices[slot_index],
+  advance_encoder(l, units, block.indices[l == config_.num_levels() ? slot_index : lower_index],
                   block.indices[unit_index(l, offset / config_.cumulative_chunk(l))], x);
 }
 
@@ -257,6 +292,7 @@ void PhotonDecoder::step_group(const GroupStep& step) {
   const auto spare = static_cast<std::int32_t>(total_slots_ - 1);
   input.padding[slot_index] = spare;
   input.padding[latent_index] = static_cast<std::int32_t>(total_slots_);
+  input.padding[lower_index] = static_cast<std::int32_t>(lower_rows_ + (total_slots_ - num_slots_) - 1);
   input.forced.assign(step.forced.begin(), step.forced.end());
   input.padding_draw.slot = spare;
   for (std::size_t i = 0; i < step.slots.size(); ++i) {
@@ -267,6 +303,7 @@ void PhotonDecoder::step_group(const GroupStep& step) {
     input.indices[slot_index].push_back(static_cast<std::int32_t>(slot));
     input.indices[position_index].push_back(static_cast<std::int32_t>(s.length));
     input.indices[latent_index].push_back(latent_row(slot));
+    input.indices[lower_index].push_back(lower_row(slot));
     for (std::int64_t l = 1; l <= num_levels; ++l) {
       const std::int64_t units = group_tokens() / config_.cumulative_chunk(l);
       for (std::int64_t u = 0; u < units; ++u) {

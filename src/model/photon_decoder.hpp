@@ -24,6 +24,8 @@ class PhotonDecoder : public IncrementalDecoder {
   std::int64_t length(std::int64_t slot) const override { return slots_.at(static_cast<std::size_t>(slot)).length; }
   bool asynchronous() const override { return on_device(); }
   void clear(std::int64_t slot) override;
+  std::int64_t prompt_rows() const override { return lower_rows_; }
+  void finish_prompt(std::int64_t slot) override;
   void copy_slot(std::int64_t from, std::int64_t to) override;
   void prefill(std::span<const std::int64_t> slots, std::span<const std::span<const std::int32_t>> prompts) override;
   double prefill_device_seconds() const override { return clock_.seconds(); }
@@ -43,6 +45,7 @@ class PhotonDecoder : public IncrementalDecoder {
   struct Slot {
     std::int64_t length = 0;   // tokens
     bool coarse_only = false;  // rolled out: the encoders below the top have stopped
+    std::int64_t lower = -1;   // its row of their caches, where there are fewer of those than slots
   };
   // Recorded groups of a roll-out, for one number of rows and of groups.
   struct RecordedRoll {
@@ -56,6 +59,8 @@ class PhotonDecoder : public IncrementalDecoder {
   LocalDecoder& local(std::int64_t l) { return locals_[static_cast<std::size_t>(l - 2)]; }
   bool on_device() const { return ctx_.space == Space::device; }
   std::int64_t checked(std::int64_t slot) const;
+  // The slot's row of the caches below the top; one that is free, if it has none yet.
+  std::int32_t lower_row(std::int64_t slot);
   // Which row of latents_ is c(L) of a slot's next group.
   std::int32_t latent_row(std::int64_t slot) const;
   // Where a step's indices hold the position of encoder l's unit of that number in the group.
@@ -86,8 +91,10 @@ class PhotonDecoder : public IncrementalDecoder {
   DType dtype_;
   std::int64_t num_slots_;
   std::int64_t total_slots_;  // and one for rows that pad a step
+  std::int64_t lower_rows_;   // slots that the caches of encoders below the top have room for
   std::int64_t max_tokens_;
   std::vector<Slot> slots_;
+  std::vector<std::int64_t> free_lower_;
   std::vector<CachedStack> encoders_;  // [l - 1]
   std::vector<KvCache> encoder_caches_;
   std::vector<LocalDecoder> locals_;   // [l - 2], of the levels above 1

@@ -165,6 +165,7 @@ TEST_P(CoarseRecGen, OneCohortRunsAheadWhileChunksOfAnotherAreDecoded) {
   for (const std::int64_t max_chunks : {1, 3, 1000}) {
     SCOPED_TRACE(::testing::Message() << "at most " << max_chunks << " chunks in a call");
     options.max_chunks = max_chunks;
+    options.prompt_rows = max_chunks == 3 ? 3 : recgen_prompt_rows;
     LocalChunks link(*chunks, 2, false);
     expect_same(expected, decode_with(decoder_source(*coarse, deterministic(), link), rows, options, 2));
     EXPECT_GT(link.num_overlaps(), 0);

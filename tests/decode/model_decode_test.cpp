@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "blueprint/activations.hpp"
 #include "kernels/head_loss.hpp"
 #include "model/incremental.hpp"
 #include "model_runs.hpp"
@@ -82,6 +83,48 @@ TEST_P(RecGenDecodeTest, TextDoesNotDependOnBatchOrLookAhead) {
     options.max_batch = look_ahead == 2 ? 4 : 16;
     options.max_chunks = look_ahead == 2 ? 3 : 1024;
     expect_same(alone, decode(*model, rows, options, 2));
+  }
+}
+
+// The encoders below the top keep caches for three rows at a time: prompts are completed in turns, copies of one, and
+// one that waits for free slots, included.
+TEST_P(RecGenDecodeTest, FewRowsHaveCachesBelowTheTop) {
+  const ModelConfig& config = GetParam().config;
+  const auto model = testing::random_model(config, 7);
+  std::vector<Request> rows = requests(config, 0.9, 1.3);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    rows[i].options.num_samples = i % 4 == 1 ? 14 : 1 + static_cast<int>(i) % 3;
+  EngineOptions options;
+  options.mode = GenerationMode::recgen;
+  options.logprobs = true;
+  const auto expected = decode(*model, rows, options, 2);
+  options.prompt_rows = 3;
+  for (const std::int64_t max_batch : {2, 9, 100}) {
+    SCOPED_TRACE(::testing::Message() << "at most " << max_batch << " rows");
+    options.max_batch = max_batch;
+    expect_same(expected, decode(*model, rows, options, 2));
+  }
+}
+
+TEST_P(RecGenDecodeTest, ARowBeyondThoseTakesTheTopsCacheAlone) {
+  const ModelConfig& config = GetParam().config;
+  const auto model = testing::random_model(config, 7);
+  const std::int64_t tokens = 8 * config.group_tokens();
+  const auto held = [&](std::int64_t slots) {
+    return make_incremental_decoder(*model, deterministic(), slots, tokens, {.prompt_rows = 3})->cache_bytes();
+  };
+  const std::int64_t row = slot_cache_bytes(config, tokens);
+  const std::int64_t lower = lower_cache_bytes(config, tokens);
+  EXPECT_GT(lower, 0);
+  EXPECT_EQ(held(3), 3 * row);
+  EXPECT_EQ(held(11), 11 * row - 8 * lower);
+
+  const DecoderSource source = decoder_source(*model, deterministic());
+  for (const std::int64_t slots : {1, 2, 3, 4, 11, 500}) {
+    const std::int64_t bytes = slots * row - std::max<std::int64_t>(slots - 3, 0) * lower;
+    EXPECT_EQ(source.slots_in(bytes, tokens, GenerationMode::recgen, 3), slots);
+    EXPECT_EQ(source.slots_in(bytes - 1, tokens, GenerationMode::recgen, 3), slots - 1);
+    EXPECT_EQ(source.slots_in(slots * row, tokens, GenerationMode::hiergen, 3), slots);
   }
 }
 

@@ -32,6 +32,19 @@ TEST(PlanMemory, IsWhatAWholeModelHolds) {
   }
 }
 
+TEST(PlanMemory, OfRecGenIsWhatItHolds) {
+  constexpr std::int64_t many = recgen_prompt_rows + 60;
+  for (const testing::NamedConfig& shape : testing::recgen_shapes()) {
+    const std::int64_t capacity = decode_capacity(shape.config, 100);
+    const DecodeMemory memory = decode_memory(shape.config, Precision::fp32, DecodeMode::recgen, DecodeRole::whole,
+                                              many, capacity, 1, std::int64_t{1} << 36);
+    const auto model = testing::random_model(shape.config, 3);
+    const auto decoder =
+        make_incremental_decoder(*model, Context{}, many, capacity, {.prompt_rows = recgen_prompt_rows});
+    expect_close(memory.caches(), decoder->cache_bytes(), shape.name);
+  }
+}
+
 class NoLink : public ChunkLink {
  public:
   std::int64_t num_cohorts() const override { return cohorts; }
