@@ -7,6 +7,7 @@
 #include "kernels/cuda/best.cuh"
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/host_exp.cuh"
+#include "kernels/cuda/row_exp_sum.cuh"
 #include "kernels/draw.hpp"
 #include "kernels/embedding.hpp"
 
@@ -342,10 +343,7 @@ __global__ void __launch_bounds__(threads)
         token = draw_from(weights, n, row, uniform_of(row, offset));
       }
       if (logprobs != nullptr) {
-        double mine = 0;
-        for (int v = static_cast<int>(threadIdx.x); v < n; v += threads)
-          mine += static_cast<double>(expf(raw[v] - raw_largest));
-        const double sum = block_sum(mine);
+        const double sum = row_exp_sum(raw, n, raw_largest);
         logprob = static_cast<float>(static_cast<double>(raw[token]) - static_cast<double>(raw_largest) - log(sum));
       }
     }

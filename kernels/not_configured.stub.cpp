@@ -19,6 +19,7 @@
 #include "kernels/sampling.hpp"
 #include "kernels/slot_rows.hpp"
 #include "kernels/swiglu.hpp"
+#include "kernels/top_tokens.hpp"
 
 namespace photon::cuda {
 
@@ -81,6 +82,9 @@ void linear8_backward_weight(const Context&, const Quantized&, const Quantized&,
 }
 void draw_tokens(const Context&, const DrawCall&) {
   throw NotConfigured("draw_tokens on a GPU", "CUDA");
+}
+void top_tokens(const Context&, const ConstTensorView&, const TensorView&, const TensorView&) {
+  throw NotConfigured("top_tokens on a GPU", "CUDA");
 }
 void scatter_rows(const Context&, const ConstTensorView&, const ConstTensorView&, const TensorView&) {
   throw NotConfigured("scatter_rows on a GPU", "CUDA");

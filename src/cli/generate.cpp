@@ -109,6 +109,7 @@ void generate_texts(World& world, Options options) {
   Place place(options.place.device, options.place.precision, parse_numerics(options.numerics), gpu);
   place.limit_memory(memory_limit_bytes(options.place.memory_limit));
   options.generate.engine.mode = generation_mode(options.mode);
+  if (options.generate.engine.top_logprobs > 0) options.generate.engine.logprobs = true;
   validate(options.generate.defaults);
   DecodeGroup group(world, layout, open_model_on(layout, world.rank(), options.model, place.space(), place.dtype()),
                     place.context());
@@ -225,6 +226,10 @@ void add_generate(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_flag("--logprobs", job.engine.logprobs,
                     "adds the tokens' log-probabilities under the model to the results");
+  add("--top-logprobs", job.engine.top_logprobs, "N",
+      "with it, and --logprobs, those of the N likeliest tokens at each place (OpenAI's rows ask for up to N)")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{0}, most_top_tokens));
   command->add_flag("--retry-errors", job.retry_errors, "tries rows again whose result in the output is an error");
   command->add_flag("--ordered", job.ordered, "the output gets the order of the prompts, once all rows are done");
   command->add_flag("--keep-parts", job.keep_parts, "leaves OUTPUT.parts, what each rank wrote, when they were joined");

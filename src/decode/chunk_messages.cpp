@@ -53,6 +53,7 @@ struct RowsHeader {
   std::int64_t capacity = 0;
   std::int64_t logprobs = 0;
   std::int64_t direct = 0;
+  std::int64_t top_logprobs = 0;
   std::int64_t rows = 0;
   std::int64_t before = 0;
 };
@@ -66,8 +67,13 @@ void append(std::vector<std::byte>& to, const T* data, std::size_t count) {
 }
 
 std::vector<std::byte> pack(const ChunkRows& rows) {
-  const RowsHeader header{rows.num_tokens,     rows.capacity, rows.logprobs ? 1 : 0,
-                          rows.direct ? 1 : 0, rows.size(),   static_cast<std::int64_t>(rows.before.size())};
+  const RowsHeader header{rows.num_tokens,
+                          rows.capacity,
+                          rows.logprobs ? 1 : 0,
+                          rows.direct ? 1 : 0,
+                          rows.top_logprobs,
+                          rows.size(),
+                          static_cast<std::int64_t>(rows.before.size())};
   std::vector<std::byte> data;
   append(data, &header, 1);
   append(data, rows.draws.data(), rows.draws.size());
@@ -96,12 +102,51 @@ ChunkRows unpack(const std::vector<std::byte>& data) {
   rows.capacity = header.capacity;
   rows.logprobs = header.logprobs != 0;
   rows.direct = header.direct != 0;
+  rows.top_logprobs = header.top_logprobs;
   take(resized(rows.draws, header.rows), header.rows);
   take(resized(rows.before_begin, header.rows + 1), header.rows + 1);
   take(resized(rows.forced, header.rows * header.num_tokens), header.rows * header.num_tokens);
   take(resized(rows.before, header.before), header.before);
   PHOTON_EXPECT(at == data.size(), "a message of {} bytes holds {} of rows", data.size(), at);
   return rows;
+}
+
+// An answer travels as 32-bit words: tokens, then what there is of log-probabilities, likeliest tokens and theirs, each
+// for all rows.
+std::size_t num_words(std::int64_t num_tokens, bool logprobs, std::int64_t top) {
+  return static_cast<std::size_t>(num_tokens * ((logprobs ? 2 : 1) + 2 * top));
+}
+
+std::vector<std::int32_t> pack(const StepResult& result) {
+  std::vector<std::int32_t> words(result.tokens);
+  const auto add = [&](const auto& values) {
+    const std::size_t at = words.size();
+    words.resize(at + values.size());
+    if (!values.empty()) std::memcpy(words.data() + at, values.data(), values.size() * sizeof(std::int32_t));
+  };
+  add(result.logprobs);
+  add(result.top_tokens);
+  add(result.top_logprobs);
+  return words;
+}
+
+// Of so many tokens in all rows, `chunk` of a row.
+StepResult unpack(const std::vector<std::int32_t>& words, std::int64_t num_tokens, std::int64_t chunk, bool logprobs,
+                  std::int64_t top) {
+  StepResult result;
+  result.num_tokens = chunk;
+  result.num_top = top;
+  const std::int32_t* from = words.data();
+  const auto take = [&](auto& values, std::int64_t count) {
+    values.resize(static_cast<std::size_t>(count));
+    if (count > 0) std::memcpy(values.data(), from, values.size() * sizeof(std::int32_t));
+    from += count;
+  };
+  take(result.tokens, num_tokens);
+  take(result.logprobs, logprobs ? num_tokens : 0);
+  take(result.top_tokens, num_tokens * top);
+  take(result.top_logprobs, num_tokens * top);
+  return result;
 }
 
 }  // namespace
@@ -160,6 +205,7 @@ void ChunkMessages::open(std::int64_t number, const ChunkRows& rows) {
   cohort.logprobs = rows.logprobs;
   cohort.direct = rows.direct;
   PHOTON_EXPECT(!rows.direct || direct_, "a step of tokens that go from device to device where they do not");
+  cohort.top_logprobs = rows.top_logprobs;
   for (int shard = 1; shard <= num_shards(); ++shard) {
     Answer& answer = cohort.answers[static_cast<std::size_t>(shard - 1)];
     answer.begin = rows.size() * (shard - 1) / num_shards();
@@ -182,9 +228,9 @@ void ChunkMessages::send(std::int64_t number, std::int64_t offset, const ConstTe
     Outgoing& message = outgoing_.emplace_back();
     message.pending = group_.send(c.slice(0, answer.begin, count), shard, latents_tag);
     if (cohort.direct) continue;
-    answer.tokens.resize(static_cast<std::size_t>(count * chunk_tokens_ * (cohort.logprobs ? 2 : 1)));
+    answer.words.resize(num_words(count * chunk_tokens_, cohort.logprobs, cohort.top_logprobs));
     answer.pending =
-        group_.start_receive(host_view(answer.tokens.data(), {static_cast<std::int64_t>(answer.tokens.size())}), shard,
+        group_.start_receive(host_view(answer.words.data(), {static_cast<std::int64_t>(answer.words.size())}), shard,
                              first_answer_tag + static_cast<int>(number));
   }
   advance();
@@ -194,15 +240,12 @@ StepResult ChunkMessages::receive(std::int64_t number) {
   Cohort& cohort = cohorts_.at(static_cast<std::size_t>(number));
   StepResult result;
   result.num_tokens = chunk_tokens_;
+  result.num_top = cohort.top_logprobs;
   for (Answer& answer : cohort.answers) {
     if (answer.begin == answer.end) continue;
     answer.pending.wait();
-    const auto count = static_cast<std::ptrdiff_t>((answer.end - answer.begin) * chunk_tokens_);
-    result.tokens.insert(result.tokens.end(), answer.tokens.begin(), answer.tokens.begin() + count);
-    if (!cohort.logprobs) continue;
-    const std::size_t at = result.logprobs.size();
-    result.logprobs.resize(at + static_cast<std::size_t>(count));
-    std::memcpy(result.logprobs.data() + at, answer.tokens.data() + count, static_cast<std::size_t>(count) * 4);
+    const std::int64_t count = (answer.end - answer.begin) * chunk_tokens_;
+    result.append(unpack(answer.words, count, chunk_tokens_, cohort.logprobs, cohort.top_logprobs));
   }
   return result;
 }
@@ -308,13 +351,9 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
       decoding.pop_front();
       const StepResult result = server.take(cohort);
       while (!answers.empty() && answers.front().second.done()) answers.pop_front();
-      auto& [tokens, pending] = answers.emplace_back();
-      tokens = result.tokens;
-      tokens.resize(result.tokens.size() + result.logprobs.size());
-      if (!result.logprobs.empty()) {
-        std::memcpy(tokens.data() + result.tokens.size(), result.logprobs.data(), result.logprobs.size() * 4);
-      }
-      pending = group.send(host_view(tokens.data(), {static_cast<std::int64_t>(tokens.size())}), 0,
+      auto& [words, pending] = answers.emplace_back();
+      words = pack(result);
+      pending = group.send(host_view(words.data(), {static_cast<std::int64_t>(words.size())}), 0,
                            first_answer_tag + static_cast<int>(cohort));
       continue;
     }
@@ -345,7 +384,7 @@ bool serve_chunks(ChunkServer& server, Communicator& group, bool (*stop_requeste
       }
       case ends: {
         PHOTON_EXPECT(decoding.empty(), "the end while {} chunks are being decoded", decoding.size());
-        for (auto& [tokens, pending] : answers) pending.wait();
+        for (auto& [words, pending] : answers) pending.wait();
         for (Pending& sending : in_place) sending.wait();
         calling.wait();
         std::int64_t last = has_ended;

@@ -54,13 +54,14 @@ class ChunkMessages : public ChunkLink {
   struct Answer {
     std::int64_t begin = 0;  // the shard's rows
     std::int64_t end = 0;
-    std::vector<std::int32_t> tokens;  // [rows, C_1], then as many logprobs
+    std::vector<std::int32_t> words;  // its rows' tokens, and what goes with them
     Pending pending;
   };
   struct Cohort {
     std::int64_t num_rows = 0;
     bool logprobs = false;
     bool direct = false;
+    std::int64_t top_logprobs = 0;
     std::vector<Answer> answers;  // of each shard
   };
   struct Call {  // from a shard: that it was asked to stop, or that it has ended

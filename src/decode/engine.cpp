@@ -82,6 +82,9 @@ Engine::Engine(DecoderSource source, const Tokenizer* tokenizer, std::int32_t eo
   PHOTON_EXPECT(options_.max_batch >= 1 && options_.max_chunks >= 0 && options_.look_ahead >= 0, "bad engine options");
   // One is held, one is copied, one copy is completed.
   PHOTON_EXPECT(options_.prompt_rows >= 3, "{} prompts completed at once", options_.prompt_rows);
+  PHOTON_EXPECT(options_.top_logprobs >= 0 && options_.top_logprobs <= most_top_tokens &&
+                    (options_.logprobs || options_.top_logprobs == 0),
+                "{} likeliest tokens", options_.top_logprobs);
   if (options_.max_chunks == 0) options_.max_chunks = source_.max_chunks;
   if (options_.prefill_tokens == 0) options_.prefill_tokens = source_.prefill_tokens;
 }
@@ -248,6 +251,7 @@ void Engine::rebuild() {
   decoder_ = source_.make(slots, capacity,
                           {.logprobs = options_.logprobs,
                            .prompt_rows = options_.mode == GenerationMode::recgen ? options_.prompt_rows : 0,
+                           .top_logprobs = options_.top_logprobs,
                            .graphs = options_.graphs});
   PHOTON_EXPECT(decoder_->num_slots() >= slots && decoder_->max_tokens() >= capacity, "caches smaller than asked for");
   free_slots_.clear();

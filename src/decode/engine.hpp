@@ -63,7 +63,8 @@ struct EngineOptions {
   std::int64_t prefill_tokens = 0;  // prompt tokens encoded in one call (a longer prompt goes alone); 0 = the source's
   std::int64_t prompt_rows = recgen_prompt_rows;  // RecGen: prompts that are completed at once, 3 or more
   bool logprobs = false;
-  bool graphs = true;  // DecoderOptions
+  std::int64_t top_logprobs = 0;  // of the likeliest tokens beside each token, 0 .. most_top_tokens; needs logprobs
+  bool graphs = true;             // DecoderOptions
 };
 
 struct Result {

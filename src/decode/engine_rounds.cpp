@@ -33,8 +33,7 @@ void Engine::take_step() {
   const auto group = static_cast<std::size_t>(result.num_tokens);
   for (std::size_t i = 0; i < step.samples.size(); ++i) {
     for (std::size_t t = 0; t < group && !step.samples[i]->finished(); ++t) {
-      step.samples[i]->take(step.positions[i] + static_cast<std::int64_t>(t), result.tokens[i * group + t],
-                            options_.logprobs ? result.logprobs[i * group + t] : 0.0F, options_.logprobs);
+      step.samples[i]->take(step.positions[i] + static_cast<std::int64_t>(t), result, i * group + t);
     }
   }
 }
@@ -201,8 +200,7 @@ void Engine::take_chunks() {
   for (std::size_t i = 0; i < call.chunks.size(); ++i) {
     const Chunk& chunk = call.chunks[i];
     for (std::size_t t = 0; t < tokens && !chunk.sample->finished(); ++t) {
-      chunk.sample->take(chunk.position + static_cast<std::int64_t>(t), result.tokens[i * tokens + t],
-                         options_.logprobs ? result.logprobs[i * tokens + t] : 0.0F, options_.logprobs);
+      chunk.sample->take(chunk.position + static_cast<std::int64_t>(t), result, i * tokens + t);
     }
   }
 }

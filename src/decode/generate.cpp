@@ -91,7 +91,7 @@ GenerateSummary generate(const OpenModel& model, const DecoderSource& source, co
   ResultFile output(options.output, options.retry_errors, options.compression);
   const RequestParser parser(model.tokenizer.get(), options.defaults,
                              {model.config().vocab_size, model.config().max_length, options.input_format,
-                              options.engine.logprobs, options.model_name});
+                              options.engine.logprobs, options.engine.top_logprobs, options.model_name});
   GenerateSummary summary;
   const auto too_many_errors = [&] { return options.max_errors >= 0 && output.num_errors() > options.max_errors; };
   PromptRows rows;

@@ -93,7 +93,7 @@ class RankJob {
         stop_requested_(stop_requested),
         parser_(group.model().tokenizer.get(), options.defaults,
                 {group.model().config().vocab_size, group.model().config().max_length, options.input_format,
-                 options.engine.logprobs, options.model_name}),
+                 options.engine.logprobs, options.engine.top_logprobs, options.model_name}),
         engine_(group.source(), group.model().tokenizer.get(), group.model().eos(), options.engine),
         owner_(comm_.rank() == 0),
         heard_(static_cast<std::size_t>(comm_.size()), Clock::now()),

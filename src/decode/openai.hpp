@@ -18,6 +18,7 @@ struct OpenAiRow {
   std::string model;
   bool echo = false;
   bool logprobs = false;
+  std::int64_t top_logprobs = 0;     // likeliest tokens beside each, of those that the job keeps
   std::vector<std::string> prompts;  // their texts, to echo them
   std::int64_t num_prompts = 1;
   std::int64_t num_prompt_tokens = 0;

@@ -2,6 +2,7 @@
 
 #include "decode/openai.hpp"
 #include "decode/row_fields.hpp"
+#include "kernels/top_tokens.hpp"
 #include "support/error.hpp"
 
 namespace photon::openai {
@@ -122,9 +123,10 @@ void read(const nlohmann::json& row, const Tokenizer* tokenizer, const RequestLi
     if (key == "logprobs") {
       // Some clients say true and false, as for chats.
       form.logprobs = !value.is_boolean() || value.get<bool>();
-      if (!value.is_boolean() && integer(key, value) != 0) {
-        bad(fmt::format("logprobs is {}", shown(value)),
-            "photon keeps the chosen tokens' alone, not the likeliest ones'", "write \"logprobs\": 0");
+      if (!value.is_boolean()) form.top_logprobs = integer(key, value);
+      if (form.top_logprobs < 0 || form.top_logprobs > most_top_tokens) {
+        bad(fmt::format("logprobs is {}", shown(value)), fmt::format("it must be 0 to {}", most_top_tokens),
+            "ask for fewer");
       }
     } else if (key == "max_tokens") {
       rows::apply_option("max_new_tokens", value, request.options);
@@ -138,6 +140,11 @@ void read(const nlohmann::json& row, const Tokenizer* tokenizer, const RequestLi
   refuse_unsupported(*body, request.options.num_samples);
   if (form.logprobs && !limits.logprobs) {
     bad("the row asks for logprobs", "this job does not keep them", "start it with --logprobs");
+  }
+  if (form.top_logprobs > limits.top_logprobs) {
+    bad(fmt::format("the row asks for {} likeliest tokens", form.top_logprobs),
+        fmt::format("this job keeps {}", limits.top_logprobs),
+        fmt::format("start it with --top-logprobs {}", form.top_logprobs));
   }
   if (form.logprobs && form.echo) {
     bad("the row asks for logprobs and echo", "photon keeps no logprobs of prompts here", "use photon score");

@@ -34,20 +34,43 @@ std::string token_text(std::string_view bytes) {
   return text;
 }
 
+// What logprobs call a token.
+std::string token_name(const OpenAiRow& row, std::int32_t token) {
+  const bool known = row.tokenizer != nullptr && token < row.tokenizer->vocab_size();
+  return known ? token_text(row.tokenizer->token_bytes(token)) : fmt::format("token_id:{}", token);
+}
+
+// As the service has them: the likeliest tokens as asked for, and the chosen one where it is none of them. Of tokens of
+// one name the likelier stays.
+Json top_logprobs(const Completion& completion, const OpenAiRow& row, std::size_t at) {
+  Json entries = Json::object();
+  const auto add = [&](std::int32_t token, float logprob) {
+    const std::string name = token_name(row, token);
+    if (!entries.contains(name)) entries[name] = logprob;
+  };
+  const std::vector<TopToken>& top = completion.top[at];
+  for (std::size_t i = 0; i < std::min(top.size(), static_cast<std::size_t>(row.top_logprobs)); ++i)
+    add(top[i].token, top[i].logprob);
+  add(completion.tokens[at], completion.logprobs[at]);
+  return entries;
+}
+
 Json logprobs(const Completion& completion, const OpenAiRow& row) {
   Json tokens = Json::array();
   Json offsets = Json::array();
+  Json tops = Json::array();
   std::int64_t offset = 0;
-  for (const std::int32_t token : completion.tokens) {
+  for (std::size_t i = 0; i < completion.tokens.size(); ++i) {
+    const std::int32_t token = completion.tokens[i];
     const bool known = row.tokenizer != nullptr && token < row.tokenizer->vocab_size();
-    const std::string_view bytes = known ? row.tokenizer->token_bytes(token) : std::string_view();
-    tokens.push_back(known ? token_text(bytes) : fmt::format("token_id:{}", token));
+    tokens.push_back(token_name(row, token));
     offsets.push_back(offset);
-    offset += num_characters(bytes);
+    if (known) offset += num_characters(row.tokenizer->token_bytes(token));
+    if (row.top_logprobs > 0) tops.push_back(top_logprobs(completion, row, i));
   }
   return {{"tokens", std::move(tokens)},
           {"token_logprobs", completion.logprobs},
-          {"top_logprobs", nullptr},
+          {"top_logprobs", row.top_logprobs > 0 ? std::move(tops) : Json(nullptr)},
           {"text_offset", std::move(offsets)}};
 }
 

@@ -26,6 +26,14 @@ void put_completion(const Completion& completion, Json& record) {
   record["tokens"] = completion.tokens;
   record["finish_reason"] = name_of(completion.finish);
   if (!completion.logprobs.empty()) record["logprobs"] = completion.logprobs;
+  if (completion.top.empty()) return;
+  Json top = Json::array();
+  for (const std::vector<TopToken>& tokens : completion.top) {
+    Json entries = Json::array();
+    for (const TopToken& one : tokens) entries.push_back({one.token, one.logprob});
+    top.push_back(std::move(entries));
+  }
+  record["top_logprobs"] = std::move(top);
 }
 
 bool known_by_line(std::string_view type) {

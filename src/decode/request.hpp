@@ -84,7 +84,8 @@ struct RequestLimits {
   std::int64_t max_length =
       0;  // tokens of a sequence; 0 = no limit. max_new_tokens is cut to it, a prompt must be below it
   InputFormat format = InputFormat::automatic;
-  bool logprobs = false;   // the job keeps them
+  bool logprobs = false;  // the job keeps them
+  std::int64_t top_logprobs = 0;
   std::string model = {};  // what a result in OpenAI's form says where its row names no model
 };
 

@@ -36,22 +36,30 @@ std::int32_t Sample::forced(std::int64_t position) const {
   return position < request_->num_tokens() ? draw_token : 0;
 }
 
-void Sample::take(std::int64_t position, std::int32_t token, float logprob, bool keep_logprob) {
+void Sample::take(std::int64_t position, const StepResult& result, std::size_t index) {
   if (position < prompt_length() || finished()) return;
+  const std::int32_t token = result.tokens[index];
   if (token == failed_token) {
     return fail(error_message("the row's next token cannot be drawn",
                               "its logits hold NaN or infinity, or no finite value",
                               "check the model's weights and precision"));
   }
-  accept(token, logprob, keep_logprob);
-}
-
-void Sample::accept(std::int32_t token, float logprob, bool keep_logprob) {
-  if (finished()) return;
   if (token == eos_) {
     completion_.finish = FinishReason::eos;
     return;
   }
+  if (!result.logprobs.empty()) completion_.logprobs.push_back(result.logprobs[index]);
+  if (result.num_top > 0) {
+    std::vector<TopToken>& top = completion_.top.emplace_back();
+    const auto count = static_cast<std::size_t>(result.num_top);
+    for (std::size_t i = index * count; i < (index + 1) * count; ++i) {
+      if (result.top_tokens[i] >= 0) top.push_back({result.top_tokens[i], result.top_logprobs[i]});
+    }
+  }
+  accept(token);
+}
+
+void Sample::accept(std::int32_t token) {
   const std::size_t before = completion_.text.size();
   // A model may have more ids than its tokenizer: those have no text.
   if (tokenizer_ != nullptr && token < tokenizer_->vocab_size()) {
@@ -64,7 +72,6 @@ void Sample::accept(std::int32_t token, float logprob, bool keep_logprob) {
   }
   sequence_.push_back(token);
   completion_.tokens.push_back(token);
-  if (keep_logprob) completion_.logprobs.push_back(logprob);
   find_stop(before);
   if (completion_.finish == FinishReason::none &&
       static_cast<std::int64_t>(completion_.tokens.size()) >= request_->options.max_new_tokens) {

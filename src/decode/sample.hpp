@@ -13,12 +13,19 @@ namespace photon {
 enum class FinishReason { none, length, eos, stop };
 std::string_view name_of(FinishReason reason);
 
+struct TopToken {
+  std::int32_t token = 0;
+  float logprob = 0;
+  bool operator==(const TopToken&) const = default;
+};
+
 // What a sample has come to.
 struct Completion {
   std::vector<std::int32_t> tokens;  // decided ones, the eos left out
   std::vector<float> logprobs;       // of these tokens, when asked for
   std::string text;                  // bytes; a stop string and what follows it left out
   FinishReason finish = FinishReason::none;
+  std::vector<std::vector<TopToken>> top = {};  // of these tokens, when asked for: the likeliest, the first one first
 };
 
 class Sample {
@@ -42,13 +49,14 @@ class Sample {
   // What a step is told of it: the prompt's token, draw_token, or any token where the sequence will have ended.
   std::int32_t forced(std::int64_t position) const;
   // Takes the token at `position`, the next one of the sequence, unless it is the prompt's or the sample has finished.
-  // failed_token fails the sample.
-  void take(std::int64_t position, std::int32_t token, float logprob, bool keep_logprob);
-  // Appends the next token of the sequence, unless finished, and sees whether the sample ends with it.
-  void accept(std::int32_t token, float logprob, bool keep_logprob);
+  // failed_token fails the sample. The token is the result's at `index` of [n, num_tokens]; what is told of
+  // probabilities there is kept.
+  void take(std::int64_t position, const StepResult& result, std::size_t index);
   void fail(const std::string& why) { failure_ = why; }
 
  private:
+  // Appends the next token of the sequence and sees whether the sample ends with it.
+  void accept(std::int32_t token);
   void find_stop(std::size_t from);
 
   const Request* request_;

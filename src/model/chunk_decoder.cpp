@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/slot_rows.hpp"
+#include "kernels/top_tokens.hpp"
 #include "model/model.hpp"
 
 namespace photon {
@@ -49,6 +50,10 @@ void ChunkDecoder::draw(Arena& arena, const StepBlock& block, const ConstTensorV
       call.logits = logits.slice(0, 0, count);
       step_linear(ctx_, y.slice(0, begin, count), weights_.head, call.logits);
       if (chunk.watch) chunk.watch(call.logits, begin, offset);
+      if (block.top_tokens[at]) {
+        top_tokens(ctx_, call.logits, block.top_tokens[at].slice(0, begin, count),
+                   block.top_logprobs[at].slice(0, begin, count));
+      }
     }
     call.rows = block.draws.slice(0, begin * static_cast<std::int64_t>(sizeof(DrawRow)),
                                   count * static_cast<std::int64_t>(sizeof(DrawRow)));

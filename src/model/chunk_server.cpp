@@ -21,6 +21,7 @@ ChunkRows ChunkRows::part(std::int64_t begin, std::int64_t end) const {
   some.capacity = capacity;
   some.logprobs = logprobs;
   some.direct = direct;
+  some.top_logprobs = top_logprobs;
   some.draws.assign(draws.begin() + begin, draws.begin() + end);
   some.forced.assign(forced.begin() + begin * num_tokens, forced.begin() + end * num_tokens);
   const std::int64_t first = before_begin[static_cast<std::size_t>(begin)];
@@ -73,10 +74,11 @@ void ChunkServer::open(std::int64_t number, ChunkRows rows) {
                 rows.forced.size(), rows.before.size());
   if (static_cast<std::size_t>(number) >= cohorts_.size()) cohorts_.resize(static_cast<std::size_t>(number) + 1);
   Cohort& c = cohort(number);
-  if (!c.steps || c.logprobs != rows.logprobs) {
+  if (!c.steps || c.logprobs != rows.logprobs || c.top_logprobs != rows.top_logprobs) {
     c.logprobs = rows.logprobs;
+    c.top_logprobs = rows.top_logprobs;
     c.steps = std::make_unique<StepQueue>(ctx_, chunk_tokens_, static_cast<std::int64_t>(num_indices),
-                                          DecoderOptions{.logprobs = rows.logprobs});
+                                          DecoderOptions{.logprobs = rows.logprobs, .top_logprobs = rows.top_logprobs});
   }
   const std::int64_t padded = c.steps->padded(rows.size());
   const bool fresh = !c.history.view();

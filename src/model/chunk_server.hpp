@@ -16,6 +16,7 @@ struct ChunkRows {
   std::int64_t capacity = 0;    // no row has more tokens than this, the step's included
   bool logprobs = false;
   bool direct = false;               // the step's tokens are for ChunkLink::receive_into()
+  std::int64_t top_logprobs = 0;     // as DecoderOptions
   std::vector<DrawRow> draws;        // n; position: of the row's first token in this step. Slots are not looked at
   std::vector<std::int32_t> forced;  // [n, num_tokens]: a token, or draw_token
   std::vector<std::int64_t> before_begin;  // [n + 1]: where each row's part of `before` begins
@@ -88,6 +89,7 @@ class ChunkServer {
     Tensor latents;  // [rows, D_1]
     std::unique_ptr<StepQueue> steps;
     bool logprobs = false;
+    std::int64_t top_logprobs = 0;
   };
   bool on_device() const { return ctx_.space == Space::device; }
   StepInput input_of(const Cohort& cohort, std::int64_t offset) const;

@@ -25,6 +25,7 @@ CoarseDecoder::CoarseDecoder(const ModelConfig& config, const PhotonTensors& wei
     : PhotonDecoder(config, weights, dtype, ctx, num_slots, max_tokens, options),
       link_(link),
       logprobs_(options.logprobs),
+      top_logprobs_(options.top_logprobs),
       tokens_(static_cast<std::size_t>(num_slots)),
       cohorts_(static_cast<std::size_t>(link.num_cohorts())) {
   for (Cohort& cohort : cohorts_) {
@@ -124,7 +125,8 @@ void CoarseDecoder::step_group(const GroupStep& step) {
   rows.num_tokens = group_tokens();
   rows.capacity = max_tokens_;
   rows.logprobs = logprobs_;
-  rows.direct = link_.direct();
+  rows.direct = direct();
+  rows.top_logprobs = top_logprobs_;
   rows.forced.assign(step.forced.begin(), step.forced.end());
   rows.before_begin.push_back(0);
   std::vector<std::int32_t> latent;
@@ -169,9 +171,12 @@ void CoarseDecoder::step_group(const GroupStep& step) {
   cohort.result.num_tokens = group_tokens();
   cohort.result.tokens.resize(static_cast<std::size_t>(n * group_tokens()));
   if (logprobs_) cohort.result.logprobs.resize(cohort.result.tokens.size());
+  cohort.result.num_top = top_logprobs_;
+  cohort.result.top_tokens.resize(cohort.result.tokens.size() * static_cast<std::size_t>(top_logprobs_));
+  cohort.result.top_logprobs.resize(cohort.result.top_tokens.size());
   order_.push_back(number);
   link_.open(static_cast<std::int64_t>(number), rows);
-  if (link_.direct()) reserve_answers(number);
+  if (direct()) reserve_answers(number);
   descend(number);
 }
 
@@ -224,6 +229,11 @@ void CoarseDecoder::embed_received(std::size_t number) {
       if (read[from + t] == failed_token) read[from + t] = 0;
       cohort.result.tokens[to + t] = result.tokens[from + t];
       if (logprobs_) cohort.result.logprobs[to + t] = result.logprobs[from + t];
+      const auto likeliest = static_cast<std::size_t>(top_logprobs_);
+      for (std::size_t j = 0; j < likeliest; ++j) {
+        cohort.result.top_tokens[(to + t) * likeliest + j] = result.top_tokens[(from + t) * likeliest + j];
+        cohort.result.top_logprobs[(to + t) * likeliest + j] = result.top_logprobs[(from + t) * likeliest + j];
+      }
     }
   }
   const TensorView ids = front(cohort.tokens, {n * chunk});
@@ -286,7 +296,7 @@ void CoarseDecoder::ascend(std::size_t number) {
   const auto n = static_cast<std::int64_t>(cohort.slots.size());
   const std::int64_t chunk = config_.cumulative_chunk(1);
   const std::int64_t top = config_.num_levels();
-  if (link_.direct()) {
+  if (direct()) {
     embed_in_place(number);
   } else {
     embed_received(number);
@@ -306,7 +316,7 @@ void CoarseDecoder::ascend(std::size_t number) {
   }
   if (end == group_tokens()) {
     scatter_rows(ctx_, latents_of(cohort, top), slot, latents_.view());
-    if (link_.direct()) queue_answers(cohort);
+    if (direct()) queue_answers(cohort);
     cohort.done = true;
     return;
   }
@@ -325,7 +335,7 @@ StepResult CoarseDecoder::take_step() {
     }
   }
   order_.pop_front();
-  if (link_.direct()) read_answers(oldest);
+  if (direct()) read_answers(oldest);
   const auto group = static_cast<std::size_t>(group_tokens());
   for (std::size_t i = 0; i < oldest.slots.size(); ++i) {
     std::vector<std::int32_t>& tokens = tokens_of(oldest.slots[i]);
@@ -350,6 +360,7 @@ void CoarseDecoder::start_chunks(const ConstTensorView& latents, const ChunkStep
   rows.num_tokens = chunk;
   rows.capacity = max_tokens_;
   rows.logprobs = logprobs_;
+  rows.top_logprobs = top_logprobs_;
   rows.forced.assign(static_cast<std::size_t>(n * chunk), draw_token);
   if (!step.forced.empty()) rows.forced.assign(step.forced.begin(), step.forced.end());
   rows.before_begin.push_back(0);

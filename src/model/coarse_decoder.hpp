@@ -58,6 +58,8 @@ class CoarseDecoder : public PhotonDecoder {
     Tensor chunk_c;                             // [n, D_1]
   };
 
+  // Whether tokens go from device to device. Those with likeliest tokens beside them take the way by the host.
+  bool direct() const { return link_.direct() && top_logprobs_ == 0; }
   std::vector<std::int32_t>& tokens_of(std::int64_t slot) { return tokens_[static_cast<std::size_t>(slot)]; }
   void reserve(Cohort& cohort, std::int64_t rows);
   std::size_t free_cohort() const;
@@ -82,6 +84,7 @@ class CoarseDecoder : public PhotonDecoder {
 
   ChunkLink& link_;
   bool logprobs_;
+  std::int64_t top_logprobs_;
   std::vector<std::vector<std::int32_t>>
       tokens_;  // of each slot, by position; in rolled-out ones zeros where not known
   std::vector<Cohort> cohorts_;

@@ -29,6 +29,15 @@ std::int64_t step_row_bytes(const ModelConfig& config, DType dtype) {
   return decode_step_row_bytes(config, element_bytes(dtype));
 }
 
+void StepResult::append(const StepResult& more) {
+  const auto join = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+  PHOTON_EXPECT(num_tokens == more.num_tokens && num_top == more.num_top, "results of unlike steps");
+  join(tokens, more.tokens);
+  join(logprobs, more.logprobs);
+  join(top_tokens, more.top_tokens);
+  join(top_logprobs, more.top_logprobs);
+}
+
 void IncrementalDecoder::show_logits(const Context& ctx, const ConstTensorView& logits, std::int64_t begin,
                                      std::int64_t offset) const {
   const Tensor here(Space::host, DType::f32, logits.shape(), "watched logits");

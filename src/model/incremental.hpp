@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/draw.hpp"
+#include "kernels/top_tokens.hpp"
 #include "model/model.hpp"
 
 namespace photon {
@@ -40,9 +41,16 @@ struct ChunkStep {
 
 // What a step came to, n rows of a group's (or a chunk's) tokens.
 struct StepResult {
-  std::int64_t num_tokens = 0;       // of a row
-  std::vector<std::int32_t> tokens;  // [n, num_tokens]; failed_token where the row's logits were not finite
-  std::vector<float> logprobs;       // [n, num_tokens], 0 at forced tokens; empty unless asked for
+  std::int64_t num_tokens = 0;           // of a row
+  std::vector<std::int32_t> tokens;      // [n, num_tokens]; failed_token where the row's logits were not finite
+  std::vector<float> logprobs;           // [n, num_tokens], 0 at forced tokens; empty unless asked for
+  std::int64_t num_top = 0;              // likeliest tokens of each, as asked for
+  std::vector<std::int32_t> top_tokens;  // [n, num_tokens, num_top], as top_tokens() has them; of no meaning at forced
+                                         // tokens
+  std::vector<float> top_logprobs;
+
+  // Behind each other, of like steps.
+  void append(const StepResult& more);
 };
 
 struct DecoderOptions {
@@ -50,6 +58,7 @@ struct DecoderOptions {
   // RecGen alone: the encoders below the top keep caches for at most so many slots, from prefill(), or a step, until
   // finish_prompt(). 0: every slot has its own.
   std::int64_t prompt_rows = 0;
+  std::int64_t top_logprobs = 0;  // how many of the likeliest tokens are told beside each drawn one
   bool graphs =
       true;  // on a GPU: macro-steps are recorded once for each batch size and replayed, with the same results
 };

@@ -39,7 +39,7 @@ std::int64_t StepQueue::input_bytes(std::int64_t rows) const {
 }
 
 std::int64_t StepQueue::output_bytes(std::int64_t rows) const {
-  return rows * tokens_ * int_bytes * (options_.logprobs ? 2 : 1);
+  return rows * tokens_ * int_bytes * ((options_.logprobs ? 2 : 1) + 2 * options_.top_logprobs);
 }
 
 void StepQueue::forget_graphs() {
@@ -79,6 +79,15 @@ const StepBlock& StepQueue::block_of(std::int64_t rows) {
   for (std::int64_t t = 0; t < tokens_; ++t) block.chosen.push_back(ints(output, DType::i32));
   for (std::int64_t t = 0; t < tokens_; ++t)
     block.logprobs.push_back(options_.logprobs ? ints(output, DType::f32) : TensorView());
+  const std::int64_t top = options_.top_logprobs;
+  const auto tops = [&](DType dtype) {
+    if (top == 0) return TensorView();
+    const TensorView view(output, dtype, ctx_.space, {rows, top});
+    output += rows * top * int_bytes;
+    return view;
+  };
+  for (std::int64_t t = 0; t < tokens_; ++t) block.top_tokens.push_back(tops(DType::i32));
+  for (std::int64_t t = 0; t < tokens_; ++t) block.top_logprobs.push_back(tops(DType::f32));
   block.needs_logits.assign(static_cast<std::size_t>(tokens_), true);
   return block;
 }
@@ -154,10 +163,18 @@ StepResult StepQueue::take() {
   const void* const data = on_device() ? results_[step.buffer].data() : outputs_.view().data();
   const auto* const tokens = static_cast<const std::int32_t*>(data);
   const auto* const logprobs = static_cast<const float*>(data) + step.rows * tokens_;
+  const std::int64_t top = options_.top_logprobs;
+  const auto* const top_tokens = tokens + step.rows * tokens_ * (options_.logprobs ? 2 : 1);
+  const auto* const top_logprobs = reinterpret_cast<const float*>(top_tokens + step.rows * tokens_ * top);
+  result.num_top = top;
   for (std::int64_t r = 0; r < step.num_rows; ++r) {
     for (std::int64_t t = 0; t < tokens_; ++t) {
       result.tokens.push_back(tokens[t * step.rows + r]);
       if (options_.logprobs) result.logprobs.push_back(logprobs[t * step.rows + r]);
+      for (std::int64_t i = (t * step.rows + r) * top; i < (t * step.rows + r + 1) * top; ++i) {
+        result.top_tokens.push_back(top_tokens[i]);
+        result.top_logprobs.push_back(top_logprobs[i]);
+      }
     }
   }
   return result;

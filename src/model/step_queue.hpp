@@ -16,13 +16,15 @@ namespace photon {
 
 // A step's rows as its ops see them, in fixed places for each number of rows.
 struct StepBlock {
-  std::int64_t rows = 0;             // padded ones included
-  std::vector<TensorView> indices;   // [rows] i32 each
-  std::vector<TensorView> forced;    // [rows] i32 for each token of a row
-  TensorView draws;                  // [rows * sizeof(DrawRow)] u8
-  std::vector<TensorView> chosen;    // [rows] i32 for each token
-  std::vector<TensorView> logprobs;  // [rows] f32 for each token; empty views unless asked for
-  std::vector<bool> needs_logits;    // for each token: whether any row may draw it
+  std::int64_t rows = 0;                 // padded ones included
+  std::vector<TensorView> indices;       // [rows] i32 each
+  std::vector<TensorView> forced;        // [rows] i32 for each token of a row
+  TensorView draws;                      // [rows * sizeof(DrawRow)] u8
+  std::vector<TensorView> chosen;        // [rows] i32 for each token
+  std::vector<TensorView> logprobs;      // [rows] f32 for each token; empty views unless asked for
+  std::vector<TensorView> top_tokens;    // [rows, N] i32 for each token; the same
+  std::vector<TensorView> top_logprobs;  // [rows, N] f32
+  std::vector<bool> needs_logits;        // for each token: whether any row may draw it
 };
 
 // One step's input. Vectors hold one value a row; those of padding rows are made from the last element of each index.

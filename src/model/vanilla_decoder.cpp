@@ -5,6 +5,7 @@
 #include "kernels/embedding.hpp"
 #include "kernels/linear.hpp"
 #include "kernels/slot_rows.hpp"
+#include "kernels/top_tokens.hpp"
 #include "model/photon_model.hpp"
 
 namespace photon {
@@ -120,6 +121,7 @@ void VanillaDecoder::run(const StepBlock& block) {
     call.logits = arena_.allocate(DType::f32, {n, config.vocab_size});
     step_linear(ctx_, y, model_.head_weight(), call.logits);
     if (watched_) show_logits(ctx_, call.logits, 0, 0);
+    if (block.top_tokens[0]) top_tokens(ctx_, call.logits, block.top_tokens[0], block.top_logprobs[0]);
   }
   call.rows = block.draws;
   call.forced = block.forced[0];

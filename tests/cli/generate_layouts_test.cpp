@@ -18,7 +18,7 @@ class GenerateLayouts : public testing::UseModel {
            std::to_string(n) + " '" PHOTON_BINARY "' ";
   }
   static std::string job(const std::string& output, const std::string& more) {
-    return "generate --model model --prompts prompts.jsonl --temperature 0.9 --seed 3 --max-batch 5 --logprobs "
+    return "generate --model model --prompts prompts.jsonl --temperature 0.9 --seed 3 --max-batch 5 --top-logprobs 2 "
            "--device cpu --output " +
            output + more;
   }

@@ -391,13 +391,20 @@ TEST(EngineTest, RowsWithoutFiniteLogitsFailAlone) {
   EXPECT_NE(collected.errors[0].message, "");
 }
 
+void take(Sample& sample, std::int32_t token) {
+  StepResult result;
+  result.num_tokens = 1;
+  result.tokens = {token};
+  sample.take(sample.length(), result, 0);
+}
+
 TEST(EngineTest, TokensBeyondTheTokenizerHaveNoText) {
   const Request row = request("a", "", options_of(3));
   Sample sample(row, 0, &bytes(), 257);
-  sample.accept('x', 0, false);
-  sample.accept(300, 0, false);
+  take(sample, 'x');
+  take(sample, 300);
   EXPECT_FALSE(sample.finished());
-  sample.accept('y', 0, false);
+  take(sample, 'y');
   EXPECT_EQ(sample.completion().text, "xy");
   EXPECT_EQ(sample.completion().tokens, (std::vector<std::int32_t>{'x', 300, 'y'}));
   EXPECT_EQ(sample.completion().finish, FinishReason::length);
@@ -408,7 +415,7 @@ TEST(EngineTest, StopStringsAreFoundAcrossTokensAndOnlyOnce) {
   options.stop = {"\xc3\xa9!", "ba"};
   const Request row = request("a", "prompt ends in b", options);
   Sample sample(row, 0, &bytes(), 257);
-  for (const char c : std::string("a\xc3\xa9?\xc3\xa9!more")) sample.accept(static_cast<unsigned char>(c), 0, false);
+  for (const char c : std::string("a\xc3\xa9?\xc3\xa9!more")) take(sample, static_cast<unsigned char>(c));
   // The stop string "ba" that the prompt's last letter would begin does not count.
   EXPECT_EQ(sample.completion().text, "a\xc3\xa9?");
   EXPECT_EQ(sample.completion().tokens.size(), 7U);

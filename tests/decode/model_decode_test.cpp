@@ -27,7 +27,9 @@ TEST_P(ModelDecodeTest, GreedyIsTheArgmaxOfTheTrainingForward) {
   EngineOptions options;
   options.max_batch = 4;
   options.logprobs = true;
+  options.top_logprobs = 3;
   const auto results = decode(*model, rows, options);
+  testing::expect_top(results, 3, true);
   for (const Request& row : rows) {
     const Completion& completion = results.at(row.id)[0];
     ASSERT_EQ(static_cast<std::int64_t>(completion.tokens.size()), row.options.max_new_tokens);
@@ -51,9 +53,11 @@ TEST_P(ModelDecodeTest, ARowDoesNotDependOnTheBatch) {
   std::vector<Request> rows = requests(config, 0.9, 1.3);
   EngineOptions options;
   options.logprobs = true;
+  options.top_logprobs = 3;
   options.max_batch = 1;
   const std::int32_t eos = 2;
   const auto alone = decode(*model, rows, options, eos);
+  testing::expect_top(alone, 3, false);
   for (const std::int64_t batch : {3, 7}) {
     std::reverse(rows.begin(), rows.end());
     options.max_batch = batch;
@@ -75,9 +79,11 @@ TEST_P(RecGenDecodeTest, TextDoesNotDependOnBatchOrLookAhead) {
   EngineOptions options;
   options.mode = GenerationMode::recgen;
   options.logprobs = true;
+  options.top_logprobs = 3;
   options.max_batch = 1;
   options.look_ahead = 1;
   const auto alone = decode(*model, rows, options, 2);
+  testing::expect_top(alone, 3, false);
   for (const std::int64_t look_ahead : {0, 2, 100}) {
     options.look_ahead = look_ahead;
     options.max_batch = look_ahead == 2 ? 4 : 16;

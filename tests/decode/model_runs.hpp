@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <string>
 #include <utility>
@@ -59,6 +60,38 @@ inline std::map<std::string, std::vector<Completion>> decode(Model& model, const
   return decode_with(decoder_source(model, ctx), rows, options, eos);
 }
 
+// Of rows that were decoded with `count` likeliest tokens: as many at each place, in order, the chosen one's
+// log-probability to the bit where it is among them, and together no more than all there is.
+inline void expect_top(const std::map<std::string, std::vector<Completion>>& results, std::size_t count, bool greedy) {
+  for (const auto& [id, samples] : results) {
+    for (const Completion& one : samples) {
+      ASSERT_EQ(one.top.size(), one.tokens.size()) << id;
+      for (std::size_t t = 0; t < one.top.size(); ++t) {
+        const std::vector<TopToken>& top = one.top[t];
+        ASSERT_EQ(top.size(), count) << id;
+        double sum = 0;
+        bool found = false;
+        for (std::size_t i = 0; i < top.size(); ++i) {
+          sum += std::exp(static_cast<double>(top[i].logprob));
+          if (i > 0) {
+            EXPECT_GE(top[i - 1].logprob, top[i].logprob) << id;
+          }
+          if (top[i].token != one.tokens[t]) continue;
+          found = true;
+          EXPECT_EQ(top[i].logprob, one.logprobs[t]) << id;
+        }
+        EXPECT_LE(sum, 1 + 1e-5) << id;
+        if (greedy) {
+          EXPECT_EQ(top[0].token, one.tokens[t]) << id;
+        }
+        if (!found) {
+          EXPECT_LE(one.logprobs[t], top.back().logprob) << id;
+        }
+      }
+    }
+  }
+}
+
 inline void expect_same(const std::map<std::string, std::vector<Completion>>& a,
                         const std::map<std::string, std::vector<Completion>>& b) {
   ASSERT_EQ(a.size(), b.size());
@@ -68,6 +101,7 @@ inline void expect_same(const std::map<std::string, std::vector<Completion>>& a,
     for (std::size_t i = 0; i < samples.size(); ++i) {
       EXPECT_EQ(samples[i].tokens, others[i].tokens) << id;
       EXPECT_EQ(samples[i].logprobs, others[i].logprobs) << id;  // bit for bit
+      EXPECT_EQ(samples[i].top, others[i].top) << id;
       EXPECT_EQ(samples[i].finish, others[i].finish) << id;
     }
   }

@@ -18,8 +18,8 @@ const Tokenizer& byte_tokenizer() {
   return *tokenizer;
 }
 
-RequestLimits limits(InputFormat format = InputFormat::automatic, bool logprobs = true) {
-  return {byte_tokenizer().vocab_size(), 100, format, logprobs, "bytes-small"};
+RequestLimits limits(InputFormat format = InputFormat::automatic, bool logprobs = true, std::int64_t top = 3) {
+  return {byte_tokenizer().vocab_size(), 100, format, logprobs, logprobs ? top : 0, "bytes-small"};
 }
 
 std::vector<Row> read(const std::string& text, const RequestLimits& fits = limits(), const Shard& shard = {}) {
@@ -83,6 +83,9 @@ TEST(OpenAiTest, BodiesAreRead) {
   EXPECT_EQ(full.options.stop, (std::vector<std::string>{"x", "y"}));
   EXPECT_EQ(full.options.seed, 11U);
   EXPECT_TRUE(full.openai->logprobs);
+  EXPECT_EQ(full.openai->top_logprobs, 0);
+  EXPECT_EQ(request({{"prompt", "hi"}, {"logprobs", 3}}).openai->top_logprobs, 3);
+  EXPECT_EQ(request({{"prompt", "hi"}, {"logprobs", true}}).openai->top_logprobs, 0);
   EXPECT_EQ(full.openai->model, "m");
   const Request several = request({{"prompt", {"ab", "", "c"}}, {"echo", true}, {"max_tokens", 99}});
   ASSERT_EQ(several.more_prompts.size(), 2U);
@@ -120,7 +123,9 @@ TEST(OpenAiTest, WhatCannotBeDoneIsSaid) {
   body({{"prompt", "a"}, {"suffix", "end"}}, "suffix is \"end\"");
   body({{"prompt", "a"}, {"frequency_penalty", 0.5}}, "frequency_penalty is 0.5");
   body({{"prompt", "a"}, {"best_of", 4}, {"n", 2}}, "best_of is 4 and n 2");
-  body({{"prompt", "a"}, {"logprobs", 5}}, "logprobs is 5");
+  body({{"prompt", "a"}, {"logprobs", 6}}, "logprobs is 6 (it must be 0 to 5)");
+  body({{"prompt", "a"}, {"logprobs", -1}}, "logprobs is -1");
+  body({{"prompt", "a"}, {"logprobs", 4}}, "this job keeps 3) start it with --top-logprobs 4");
   body({{"prompt", "a"}, {"logprobs", 0}, {"echo", true}}, "logprobs and echo");
   body({{"prompt", "a"}, {"echo", "yes"}}, "echo is \"yes\"");
   body({{"prompt", "a"}, {"max_tokens", 0}}, "max_new_tokens is 0");
@@ -157,7 +162,7 @@ TEST(OpenAiTest, FormsMixRowByRowUnlessOneIsAskedFor) {
 
 TEST(OpenAiTest, ResultsAreTheServices) {
   Result result{"\"a\"", {completion("xy", FinishReason::length), completion("z", FinishReason::eos)}, 3};
-  result.openai = std::make_shared<const OpenAiRow>(OpenAiRow{"m", false, false, {}, 1, 5, nullptr});
+  result.openai = std::make_shared<const OpenAiRow>(OpenAiRow{"m", false, false, 0, {}, 1, 5, nullptr});
   EXPECT_EQ(
       result_line(result),
       R"({"id":"batch_req_d14ea7ee89bfd7df","custom_id":"a","response":{"status_code":200,"request_id":"req_d14ea7ee89bfd7df",)"
@@ -171,7 +176,7 @@ TEST(OpenAiTest, EchoAndLogprobs) {
   Result result{"\"a\"",
                 {completion("x", FinishReason::stop), completion("y", FinishReason::stop),
                  completion("z", FinishReason::stop), completion("w", FinishReason::stop)}};
-  result.openai = std::make_shared<const OpenAiRow>(OpenAiRow{"m", true, false, {"p ", "q "}, 2, 4, nullptr});
+  result.openai = std::make_shared<const OpenAiRow>(OpenAiRow{"m", true, false, 0, {"p ", "q "}, 2, 4, nullptr});
   const json echoed = json::parse(result_line(result))["response"]["body"]["choices"];
   EXPECT_EQ(echoed[0]["text"], "p x");
   EXPECT_EQ(echoed[1]["text"], "p y");
@@ -180,12 +185,32 @@ TEST(OpenAiTest, EchoAndLogprobs) {
 
   Completion bytes{{'a', 0xC3, 0xA9, 300}, {-0.5F, -1.0F, -0.25F, -2.0F}, "a\xc3\xa9", FinishReason::length};
   Result kept{"\"a\"", {bytes}};
-  kept.openai = std::make_shared<const OpenAiRow>(OpenAiRow{"m", false, true, {}, 1, 0, &byte_tokenizer()});
+  kept.openai = std::make_shared<const OpenAiRow>(OpenAiRow{"m", false, true, 0, {}, 1, 0, &byte_tokenizer()});
   EXPECT_EQ(json::parse(result_line(kept))["response"]["body"]["choices"][0]["logprobs"],
             json({{"tokens", {"a", "bytes:\\xc3", "bytes:\\xa9", "token_id:300"}},
                   {"token_logprobs", {-0.5, -1.0, -0.25, -2.0}},
                   {"top_logprobs", nullptr},
                   {"text_offset", {0, 1, 2, 2}}}));
+}
+
+// As many of the likeliest as the row asks for, and the chosen token where it is none of them.
+TEST(OpenAiTest, LikeliestTokens) {
+  Completion one{{'b', 'a'}, {-3.0F, -0.5F}, "ba", FinishReason::length};
+  one.top = {{{'a', -0.25F}, {'c', -1.0F}, {300, -2.0F}}, {{'a', -0.5F}, {0xC3, -1.5F}, {'c', -2.0F}}};
+  Result kept{"\"a\"", {one}};
+  const auto tops = [&](std::int64_t count) {
+    kept.openai = std::make_shared<const OpenAiRow>(OpenAiRow{"m", false, true, count, {}, 1, 0, &byte_tokenizer()});
+    return json::parse(result_line(kept))["response"]["body"]["choices"][0]["logprobs"];
+  };
+  EXPECT_EQ(tops(0)["top_logprobs"], json(nullptr));
+  EXPECT_EQ(tops(1)["top_logprobs"], json::parse(R"([{"a": -0.25, "b": -3.0}, {"a": -0.5}])"));
+  EXPECT_EQ(tops(3)["top_logprobs"], json::parse(R"([{"a": -0.25, "c": -1.0, "token_id:300": -2.0, "b": -3.0},)"
+                                                 R"( {"a": -0.5, "bytes:\\xc3": -1.5, "c": -2.0}])"));
+  EXPECT_EQ(tops(3)["token_logprobs"], json({-3.0, -0.5}));
+  // In photon's own form all that the job keeps, by their ids.
+  kept.openai = nullptr;
+  EXPECT_EQ(json::parse(result_line(kept))["top_logprobs"],
+            json::parse("[[[97,-0.25],[99,-1.0],[300,-2.0]],[[97,-0.5],[195,-1.5],[99,-2.0]]]"));
 }
 
 TEST(OpenAiTest, ErrorsAreTheServicesAndAreKnownAgain) {

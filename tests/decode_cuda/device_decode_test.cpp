@@ -153,8 +153,10 @@ TEST_P(DeviceDecode, ARowDoesNotDependOnTheBatch) {
     std::vector<Request> rows = requests(config(), 0.9, 1.3);
     EngineOptions options;
     options.logprobs = true;
+    options.top_logprobs = 3;
     options.max_batch = 1;
     const auto alone = decode(*there, rows, options, 2, ctx_);
+    testing::expect_top(alone, 3, false);
     for (const std::int64_t batch : {3, 7, 64}) {
       std::reverse(rows.begin(), rows.end());
       options.max_batch = batch;
@@ -173,6 +175,7 @@ TEST_P(DeviceDecode, GraphsChangeNothing) {
     EngineOptions options;
     options.max_batch = 5;
     options.logprobs = true;
+    options.top_logprobs = 3;
     options.graphs = false;
     const auto plain = decode(*there, rows, options, 2, ctx);
     options.graphs = true;
@@ -203,10 +206,12 @@ TEST_P(DeviceRecGen, AllChunksAtOnceAreThoseOneByOne) {
     EngineOptions options;
     options.mode = GenerationMode::recgen;
     options.logprobs = true;
+    options.top_logprobs = 3;
     options.max_batch = 1;
     options.look_ahead = 1;
     options.max_chunks = 1;
     const auto alone = decode(*there, rows, options, 2, ctx_);
+    testing::expect_top(alone, 3, false);
     for (const std::int64_t look_ahead : {0, 2, 100}) {
       options.look_ahead = look_ahead;
       options.max_batch = look_ahead == 2 ? 4 : 16;
