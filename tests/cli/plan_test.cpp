@@ -119,21 +119,26 @@ TEST_F(PlanCommand, PlansAHundredThousandRanks) {
 }
 
 TEST_F(PlanCommand, WritesATrace) {
-  const Outcome outcome = plan(three_shards + "--trace trace.json");
-  ASSERT_EQ(outcome.code, 0) << outcome.err;
-  const auto trace = nlohmann::json::parse(read(path("trace.json")));
-  std::set<std::int64_t> tracks;
-  std::set<std::string> names;
-  for (const auto& event : trace["traceEvents"]) {
-    tracks.insert(event["tid"].get<std::int64_t>());
-    names.insert(event["name"].get<std::string>());
-    if (event["ph"] == "X") {
-      EXPECT_GT(event["dur"].get<double>(), 0);
+  const std::map<std::string, std::set<std::string>> backwards{{"off", {"backward 0"}},
+                                                               {"on", {"backward_input 0", "backward_weight 0"}}};
+  for (const auto& [split, backward] : backwards) {
+    SCOPED_TRACE("split_backward " + split);
+    const Outcome outcome = plan(three_shards + "--trace trace.json --set parallel.split_backward=" + split);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const auto trace = nlohmann::json::parse(read(path("trace.json")));
+    std::set<std::int64_t> tracks;
+    std::set<std::string> names;
+    for (const auto& event : trace["traceEvents"]) {
+      tracks.insert(event["tid"].get<std::int64_t>());
+      names.insert(event["name"].get<std::string>());
+      if (event["ph"] == "X") {
+        EXPECT_GT(event["dur"].get<double>(), 0);
+      }
     }
-  }
-  EXPECT_EQ(tracks, (std::set<std::int64_t>{0, 1, 2, 3}));
-  for (const char* name : {"forward 0", "backward 0", "all_reduce", "step", "thread_name"}) {
-    EXPECT_TRUE(names.contains(name)) << name;
+    EXPECT_EQ(tracks, (std::set<std::int64_t>{0, 1, 2, 3}));
+    std::set<std::string> expected{"forward 0", "all_reduce", "step", "thread_name"};
+    expected.insert(backward.begin(), backward.end());
+    for (const std::string& name : expected) EXPECT_TRUE(names.contains(name)) << name;
   }
 }
 
